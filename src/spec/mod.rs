@@ -1,0 +1,19 @@
+//! The vocabulary: ids, levels, limits, commands, outcomes, host facts. Constructors parse; nothing here does I/O.
+
+mod command;
+mod enforced;
+mod facts;
+mod id;
+mod level;
+mod limits;
+mod outcome;
+mod text;
+
+pub use command::{Command, CommandError, ENV_BYTES_MAX, EXTRA_FDS_MAX};
+pub use enforced::{CgroupReport, Enforced, LandlockReport, LandlockStatus, NetworkReport, SeccompReport};
+pub use facts::{Controllers, HostFacts, KernelVersion};
+pub use id::{ExecutionId, IdError, RequestId, SandboxId, WorkspaceName};
+pub use level::{Backend, Level, UnknownLevel};
+pub use limits::{LimitField, LimitRequest, Limits};
+pub use outcome::{Clock, End, KilledBy, LimitHit, LimitKind, Outcome, Usage};
+pub use text::{capped, escape_controls};

@@ -1,0 +1,140 @@
+//! How a command ended, and what it used.
+
+/// Which clock ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    Wall,
+    Cpu,
+}
+
+impl Clock {
+    pub fn name(self) -> &'static str {
+        match self {
+            Clock::Wall => "wall",
+            Clock::Cpu => "cpu",
+        }
+    }
+}
+
+/// Who asked for a kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KilledBy {
+    /// The caller or an admin, through the API.
+    Caller,
+    /// The caller's connection went away.
+    Disconnect,
+    /// The daemon is stopping.
+    Shutdown,
+    /// The front that owned the call ended or broke the protocol.
+    FrontGone,
+}
+
+impl KilledBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            KilledBy::Caller => "caller",
+            KilledBy::Disconnect => "disconnect",
+            KilledBy::Shutdown => "shutdown",
+            KilledBy::FrontGone => "front_gone",
+        }
+    }
+}
+
+/// What ended the command: recorded by whoever did it, never guessed from an exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Exited {
+        code: i32,
+    },
+    Signaled {
+        signal: i32,
+    },
+    TimedOut {
+        clock: Clock,
+    },
+    /// The cgroup's own counter says so.
+    OutOfMemory,
+    /// The engine killed after 1,000 refused forks.
+    PidsLimit,
+    /// SIGXFSZ ended the command.
+    DiskLimit,
+    /// The front asked for the kill after 64 times the kept cap.
+    OutputLimit,
+    Killed {
+        by: KilledBy,
+    },
+    /// seccomp killed it.
+    Denied {
+        rule: String,
+    },
+    EngineFault,
+}
+
+impl Outcome {
+    /// The word of the public contract.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Outcome::Exited { .. } => "exited",
+            Outcome::Signaled { .. } => "signaled",
+            Outcome::TimedOut { .. } => "timed_out",
+            Outcome::OutOfMemory => "out_of_memory",
+            Outcome::PidsLimit => "pids_limit",
+            Outcome::DiskLimit => "disk_limit",
+            Outcome::OutputLimit => "output_limit",
+            Outcome::Killed { .. } => "killed",
+            Outcome::Denied { .. } => "denied",
+            Outcome::EngineFault => "engine_fault",
+        }
+    }
+}
+
+/// A limit that was touched without ending the command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitHit {
+    pub kind: LimitKind,
+    /// How often, in the counter's own unit (refused forks, throttled periods, failed charges, full scratch mounts).
+    pub count: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitKind {
+    /// Forks refused at pids.max.
+    Pids,
+    /// Allocations that hit memory.max.
+    Memory,
+    /// Periods in which cpu.max throttled.
+    Cpu,
+    /// Scratch mounts found full of bytes or inodes at the end.
+    Disk,
+    /// Output beyond the kept cap, in streams.
+    Output,
+}
+
+impl LimitKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            LimitKind::Pids => "pids",
+            LimitKind::Memory => "memory",
+            LimitKind::Cpu => "cpu",
+            LimitKind::Disk => "disk",
+            LimitKind::Output => "output",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub wall_us: u64,
+    pub cpu_us: u64,
+    /// The cgroup's high-water mark, or the largest process's where no memory controller counts.
+    pub memory_peak_bytes: u64,
+    pub network_requests: u64,
+}
+
+/// The end of one command, as the engine reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub outcome: Outcome,
+    pub limits_hit: Vec<LimitHit>,
+    pub usage: Usage,
+}
