@@ -1,0 +1,316 @@
+//! The file as written, before it is checked.
+
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::*;
+use crate::spec::Level;
+
+const MIB: u64 = 1024 * 1024;
+/// A config file is written by hand; a larger one is a mistake.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Raw {
+    state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    allow_degraded: bool,
+    listen: RawListen,
+    http: RawHttp,
+    levels: RawLevels,
+    ceilings: RawCeilings,
+    capacity: RawCapacity,
+    leases: RawLeases,
+    users: RawUsers,
+    runtimes: RawRuntimes,
+    principals: Vec<RawPrincipal>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawListen {
+    socket: Option<PathBuf>,
+    group: Option<String>,
+    tcp: Vec<SocketAddr>,
+    tcp_anonymous: Option<TcpAnonymous>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawHttp {
+    body_bytes_max: usize,
+    header_timeout_ms: u64,
+    body_timeout_ms: u64,
+    connections_max: usize,
+    queue_max: usize,
+}
+
+impl Default for RawHttp {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 16 * MIB as usize,
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 30_000,
+            connections_max: 1024,
+            queue_max: 512,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLevels {
+    minimal: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCeilings {
+    max_memory_mb: u64,
+    max_cpu_percent: f64,
+    max_execution_time_seconds: u64,
+    max_cpu_seconds: u64,
+    max_file_size_mb: u64,
+    max_processes: u32,
+    max_output_bytes: u64,
+}
+
+impl Default for RawCeilings {
+    fn default() -> Self {
+        Self {
+            max_memory_mb: 4096,
+            max_cpu_percent: 400.0,
+            max_execution_time_seconds: 300,
+            max_cpu_seconds: 1200,
+            max_file_size_mb: 1024,
+            max_processes: 1024,
+            max_output_bytes: 16 * MIB,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCapacity {
+    sandboxes: u32,
+    memory_mb: Option<u64>,
+    processes: u32,
+    cpu_percent: Option<f64>,
+}
+
+impl Default for RawCapacity {
+    fn default() -> Self {
+        Self { sandboxes: 1024, memory_mb: None, processes: 16_384, cpu_percent: None }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLeases {
+    first_uid: Option<u32>,
+    count: u32,
+}
+
+impl Default for RawLeases {
+    fn default() -> Self {
+        Self { first_uid: None, count: 65_536 }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawUsers {
+    front: Option<String>,
+    r#box: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRuntimes {
+    directories: Vec<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrincipal {
+    name: String,
+    #[serde(default = "user")]
+    role: Role,
+    #[serde(default)]
+    uids: Vec<u32>,
+    #[serde(default)]
+    gids: Vec<u32>,
+    level_floor: Option<String>,
+    level_ceiling: Option<String>,
+}
+
+fn user() -> Role {
+    Role::User
+}
+
+pub(super) fn read(path: &Path) -> Result<Raw, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(failed(std::io::Error::other(format!("{size} bytes is more than {FILE_BYTES_MAX}"))));
+    }
+    parse(&std::fs::read_to_string(path).map_err(failed)?, path)
+}
+
+pub(super) fn parse(text: &str, path: &Path) -> Result<Raw, ConfigError> {
+    toml::from_str(text).map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })
+}
+
+fn bad(key: &'static str, message: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, message: message.into() }
+}
+
+fn within(key: &'static str, value: u64, least: u64, most: u64) -> Result<u64, ConfigError> {
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(bad(key, format!("{value} is not between {least} and {most}")))
+    }
+}
+
+fn centipercent(key: &'static str, percent: f64) -> Result<u32, ConfigError> {
+    // NaN fails the range test too.
+    if (1.0..=102_400.0).contains(&percent) {
+        Ok((percent * 100.0).round() as u32)
+    } else {
+        Err(bad(key, format!("{percent} is not between 1 and 102400")))
+    }
+}
+
+fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    if path.is_absolute() && plain && path.parent().is_some() {
+        Ok(path)
+    } else {
+        Err(bad(key, format!("{} is not an absolute path below / without '..'", path.display())))
+    }
+}
+
+impl Raw {
+    pub(super) fn validate(self, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let own_state = overrides.state_dir.clone();
+        let run_dir = match (&self.run_dir, &own_state) {
+            (_, Some(state)) => state.join("run"),
+            (Some(run), None) => run.clone(),
+            (None, None) => DEFAULT_RUN_DIR.into(),
+        };
+        let run_dir = absolute("run_dir", run_dir)?;
+        let state_dir =
+            absolute("state_dir", own_state.or(self.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?;
+        let socket = overrides.socket.clone().or(self.listen.socket).unwrap_or_else(|| run_dir.join("sandkeep.sock"));
+        let mut tcp = self.listen.tcp;
+        if !overrides.tcp.is_empty() {
+            tcp = overrides.tcp.clone();
+        }
+        Ok(Config {
+            state_dir,
+            allow_degraded: self.allow_degraded || overrides.allow_degraded,
+            listen: Listen {
+                socket: absolute("listen.socket", socket)?,
+                group: self.listen.group.unwrap_or_else(|| "sandkeep".into()),
+                tcp,
+                tcp_anonymous: self.listen.tcp_anonymous.unwrap_or(TcpAnonymous::Off),
+            },
+            run_dir,
+            http: self.http.validate()?,
+            levels: Levels { minimal: self.levels.minimal },
+            ceilings: self.ceilings.validate()?,
+            capacity: self.capacity.validate()?,
+            host: Host {
+                lease_first_uid: self.leases.first_uid()?,
+                lease_count: within("leases.count", self.leases.count.into(), 64, 1 << 24)? as u32,
+                front_user: self.users.front.unwrap_or_else(|| "sandkeep".into()),
+                box_user: self.users.r#box.unwrap_or_else(|| "sandkeep-box".into()),
+                runtime_directories: self
+                    .runtimes
+                    .directories
+                    .into_iter()
+                    .map(|d| absolute("runtimes.directories", d))
+                    .collect::<Result<_, _>>()?,
+            },
+            principals: self.principals.into_iter().map(RawPrincipal::validate).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl RawHttp {
+    fn validate(self) -> Result<Http, ConfigError> {
+        Ok(Http {
+            body_bytes_max: within("http.body_bytes_max", self.body_bytes_max as u64, 4096, 1024 * MIB)? as usize,
+            header_timeout_ms: within("http.header_timeout_ms", self.header_timeout_ms, 100, 600_000)?,
+            body_timeout_ms: within("http.body_timeout_ms", self.body_timeout_ms, 100, 3_600_000)?,
+            connections_max: within("http.connections_max", self.connections_max as u64, 1, 1 << 20)? as usize,
+            queue_max: within("http.queue_max", self.queue_max as u64, 1, 1 << 20)? as usize,
+        })
+    }
+}
+
+impl RawCeilings {
+    fn validate(self) -> Result<Ceilings, ConfigError> {
+        Ok(Ceilings {
+            memory_bytes: within("ceilings.max_memory_mb", self.max_memory_mb, 16, 1 << 22)? * MIB,
+            cpu_centipercent: centipercent("ceilings.max_cpu_percent", self.max_cpu_percent)?,
+            wall_ms: within("ceilings.max_execution_time_seconds", self.max_execution_time_seconds, 1, 300)? * 1000,
+            cpu_time_ms: within("ceilings.max_cpu_seconds", self.max_cpu_seconds, 1, 1 << 22)? * 1000,
+            file_size_bytes: within("ceilings.max_file_size_mb", self.max_file_size_mb, 1, 1 << 22)? * MIB,
+            pids: within("ceilings.max_processes", self.max_processes.into(), 8, 1 << 22)? as u32,
+            output_bytes: within("ceilings.max_output_bytes", self.max_output_bytes, 1024, 16 * MIB)?,
+        })
+    }
+}
+
+impl RawCapacity {
+    fn validate(self) -> Result<Capacity, ConfigError> {
+        Ok(Capacity {
+            sandboxes: within("capacity.sandboxes", self.sandboxes.into(), 1, 1 << 16)? as u32,
+            memory_bytes: self
+                .memory_mb
+                .map(|mb| within("capacity.memory_mb", mb, 64, 1 << 24).map(|mb| mb * MIB))
+                .transpose()?,
+            pids: within("capacity.processes", self.processes.into(), 64, 1 << 22)? as u32,
+            cpu_centipercent: self.cpu_percent.map(|p| centipercent("capacity.cpu_percent", p)).transpose()?,
+        })
+    }
+}
+
+impl RawLeases {
+    fn first_uid(&self) -> Result<Option<u32>, ConfigError> {
+        let Some(first) = self.first_uid else { return Ok(None) };
+        // Below 65536 real users live; the last two numbers are "no change" and its 16-bit twin's neighbour.
+        let most = u64::from(u32::MAX - 2).saturating_sub(self.count.into());
+        within("leases.first_uid", first.into(), 65_536, most).map(|v| Some(v as u32))
+    }
+}
+
+impl RawPrincipal {
+    fn validate(self) -> Result<PrincipalRule, ConfigError> {
+        let level = |key, text: Option<String>| {
+            text.map(|t| t.parse::<Level>().map_err(|e| bad(key, format!("{t}: {e}")))).transpose()
+        };
+        let named = !self.name.is_empty()
+            && self.name.len() <= 64
+            && self.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if !named {
+            return Err(bad("principals.name", format!("{:?} is not 1 to 64 of [A-Za-z0-9._-]", self.name)));
+        }
+        if self.uids.is_empty() && self.gids.is_empty() {
+            return Err(bad("principals.uids", format!("principal {} has neither uids nor gids", self.name)));
+        }
+        Ok(PrincipalRule {
+            level_floor: level("principals.level_floor", self.level_floor)?,
+            level_ceiling: level("principals.level_ceiling", self.level_ceiling)?,
+            name: self.name,
+            role: self.role,
+            uids: self.uids,
+            gids: self.gids,
+        })
+    }
+}
