@@ -1,0 +1,64 @@
+//! What the engine and a sandbox's pid 1 say to each other: one packet a message on a socket pair of their own.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::readback::Report;
+use crate::sys::packet;
+use crate::wire::{FDS_MAX, LandlockWire, PACKET_BYTES_MAX, decode, encode};
+
+/// To pid 1.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// The id maps are written: go on.
+    Go,
+    /// Run this; descriptors 0, 1, 2 and the extra ones are beside it.
+    Exec { argv: Vec<String>, env: Vec<(String, String)>, cwd: String },
+}
+
+/// From pid 1.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromInit {
+    /// Set-up stopped; pid 1 is about to end.
+    Failed { step: String, target: String, errno: i32 },
+    /// Complete: every fence that does not depend on the command is up.
+    Ready(Report),
+    /// The command's program was executed.
+    Started { pid: i32, landlock: Option<LandlockWire> },
+    /// The command could not be executed; nothing ran.
+    NotStarted { step: String, target: String, errno: i32 },
+    /// The command's own process ended. Its descendants are about to be killed.
+    Ended(CommandEnd),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandEnd {
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub cpu_us: u64,
+    pub max_rss_bytes: u64,
+    /// Scratch mounts without a free block or inode.
+    pub full_mounts: u32,
+}
+
+/// Sends `message` with `fds` beside it.
+pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[RawFd]) -> io::Result<()> {
+    let bytes = encode(message).map_err(io::Error::other)?;
+    packet::send(socket, &bytes, fds)
+}
+
+/// The next message, or `None` once the other end has closed.
+pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
+    let Some((length, fds)) = packet::receive(socket, &mut buffer, FDS_MAX)? else { return Ok(None) };
+    let message = decode(&buffer[..length]).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    Ok(Some((message, fds)))
+}
+
+/// The numbers of `fds`.
+pub fn numbers<F: AsFd>(fds: &[F]) -> Vec<RawFd> {
+    fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect()
+}

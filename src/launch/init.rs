@@ -1,0 +1,371 @@
+//! Pid 1 of a sandbox: a fork of the engine that demotes itself and then waits for commands.
+
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use caps::CapSet;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, fchdir, setgroups, sethostname, setresgid, setresuid};
+
+use super::channel::{CommandEnd, FromInit, ToInit, receive, send};
+use super::error::{LaunchError, Step};
+use super::fault::{Fence, dropped};
+use super::readback::{self, EngineView, Report};
+use super::workload;
+use crate::policy::plan::{MountKind, Namespace, Plan};
+use crate::policy::seccomp;
+use crate::sys::process::{Resource, Reaped, WaitEnd, exit_now, fork, limit, reap_any};
+use crate::sys::{cred, fd, mount, net, packet, process};
+
+/// What pid 1 is given; it is a copy of the engine's memory at the fork.
+pub(super) struct Setup<'a> {
+    pub plan: &'a Plan,
+    /// Uid and gid to take, as seen from the new user namespace (or from the host where there is none).
+    pub id: u32,
+    pub engine: &'a EngineView,
+    /// One for each mount of the plan, in its order; none where pid 1 must make it itself.
+    pub mounts: &'a [Option<OwnedFd>],
+    pub channel: OwnedFd,
+}
+
+/// Never returns. Reports what failed, or becomes the sandbox's idle first process.
+pub(super) fn run(setup: Setup<'_>) -> Infallible {
+    let channel = setup.channel.as_fd();
+    let report = match demote(&setup) {
+        Ok(report) => report,
+        Err(e) => {
+            let message = FromInit::Failed { errno: e.errno(), step: e.step.to_owned(), target: e.target };
+            // If this fails the engine is gone, and with it whoever could be told.
+            let _ = send(channel, &message, &[]);
+            exit_now(71)
+        }
+    };
+    if send(channel, &FromInit::Ready(report), &[]).is_err() {
+        exit_now(71)
+    }
+    // Its end, for whatever reason, is the end of every process in here: the kernel kills a pid namespace with its
+    // first process.
+    exit_now(match serve(setup.plan, channel) {
+        Ok(()) => 0,
+        Err(_) => 71,
+    })
+}
+
+/// The steps, in the only order that works. Each comment says why the step stands where it does.
+fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
+    let plan = setup.plan;
+    let channel = setup.channel.as_fd();
+    let user_namespace = plan.namespaces.contains(&Namespace::User);
+
+    // First: whatever happens below, nothing executed from here on can gain a privilege.
+    if !dropped(Fence::NoNewPrivs) {
+        prctl::set_no_new_privs().step("no_new_privs", "")?;
+    }
+    // Before anything is opened: the engine's descriptors (other sandboxes, its listener, its log) end here.
+    if !dropped(Fence::Descriptors) {
+        let mut keep: Vec<RawFd> = setup.mounts.iter().flatten().map(|m| m.as_raw_fd()).collect();
+        keep.push(channel.as_raw_fd());
+        fd::close_all_but(&keep).step("close descriptors", "")?;
+    }
+    // Until the maps are written this process is nobody: it could neither take its ids nor make a file.
+    match receive::<ToInit>(channel).step("wait for maps", "")? {
+        Some((ToInit::Go, _)) => {}
+        Some((ToInit::Exec { .. }, _)) | None => {
+            return Err(io::Error::other("the engine went away")).step("wait for maps", "");
+        }
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    // Before the ids are taken: the file belongs to the host's root, whose number this process still has.
+    if plan.memfd_noexec && !dropped(Fence::MemfdNoexec) {
+        write_file("/proc/sys/vm/memfd_noexec", "2").step("memfd_noexec", "2")?;
+    }
+    take_ids(setup.id, user_namespace)?;
+
+    // Propagation first: without it an attached mount could travel back to the host.
+    mount::make_private(c"/").step("private mounts", "/")?;
+    let root = attach_mounts(setup)?;
+    fchdir(root).step("enter root", "/")?;
+    mount::pivot_to_cwd().step("pivot_root", "/")?;
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).step("detach old root", "/")?;
+    std::env::set_current_dir("/").step("enter root", "/")?;
+    null_stdio().step("stdio", "/dev/null")?;
+
+    let loopback_up = if plan.namespaces.contains(&Namespace::Net) && !dropped(Fence::NetNamespace) {
+        Some(net::raise_loopback().step("loopback", "lo")?)
+    } else {
+        None
+    };
+    if plan.namespaces.contains(&Namespace::Uts) && !dropped(Fence::UtsNamespace) {
+        sethostname(plan.hostname).step("hostname", plan.hostname)?;
+    }
+    // Before the sysctls below: they would refuse this namespace too.
+    if plan.namespaces.contains(&Namespace::Time) {
+        process::unshare_time().step("time namespace", "")?;
+        if !dropped(Fence::TimeOffsets) {
+            set_clock_offsets()?;
+        }
+    }
+    // While capabilities last: the kernel lets only CAP_SYS_RESOURCE of this namespace write them.
+    if !dropped(Fence::NamespaceSysctls) {
+        for (file, value) in &plan.sysctls {
+            match write_file(&format!("/proc/sys/{file}"), value) {
+                // A kernel without that kind of namespace has no such file.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result.step("sysctl", *file)?,
+            }
+        }
+    }
+    write_file("/proc/self/oom_score_adj", "1000").step("oom_score_adj", "1000")?;
+    // Namespace links are unreadable once this process is no longer dumpable.
+    let namespaces = readback::read_namespaces(plan)?;
+    // After the last write below /proc.
+    seal_proc(setup)?;
+
+    // 1 byte, not 0: a core_pattern that is a pipe ignores 0 and would run its helper in the host's namespaces.
+    limit(Resource::Core, 1).step("rlimit", "core")?;
+    if !dropped(Fence::Capabilities) {
+        drop_capabilities()?;
+    }
+    if !dropped(Fence::Dumpable) {
+        prctl::set_dumpable(false).step("dumpable", "0")?;
+    }
+    // Only now: every change of credentials clears it.
+    prctl::set_pdeathsig(Signal::SIGKILL).step("die with parent", "SIGKILL")?;
+    // The engine may have died before the line above; getppid is 0 in here, but its socket tells.
+    engine_is_there(channel)?;
+    // The signal descriptor is made before the filter so that the filter need not allow for it.
+    if !dropped(Fence::Seccomp)
+        && let Some(profile) = seccomp::for_level(plan.seccomp.level, plan.seccomp.memfd)
+    {
+        crate::sys::seccomp::install(profile.program).step("seccomp", profile.name)?;
+    }
+    let report = readback::read(namespaces, loopback_up)?;
+    readback::verify(&report, plan, setup.id, setup.engine)?;
+    Ok(report)
+}
+
+/// Groups before gid before uid: each needs the privilege that the next gives up.
+fn take_ids(id: u32, user_namespace: bool) -> Result<(), LaunchError> {
+    setgroups(&[]).step("setgroups", "none")?;
+    if !user_namespace {
+        // Leaving host uid 0 would clear all capabilities; the mounts below still need them.
+        prctl::set_keepcaps(true).step("keep capabilities", "")?;
+    }
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    setresgid(gid, gid, gid).step("setresgid", id.to_string())?;
+    setresuid(uid, uid, uid).step("setresuid", id.to_string())?;
+    if !user_namespace {
+        let permitted = caps::read(None, CapSet::Permitted).map_err(io::Error::other).step("raise", "")?;
+        caps::set(None, CapSet::Effective, &permitted).map_err(io::Error::other).step("raise", "")?;
+    }
+    Ok(())
+}
+
+/// A directory that every host has; the new root sits on it until it is pivoted to.
+const STAGE: &CStr = c"/usr";
+
+/// Attaches every prepared mount below the new root and returns the root.
+fn attach_mounts<'a>(setup: &'a Setup<'_>) -> Result<BorrowedFd<'a>, LaunchError> {
+    let cwd = nix::fcntl::AT_FDCWD;
+    let mut root = None;
+    for (mount, prepared) in setup.plan.mounts.iter().zip(setup.mounts) {
+        match (&mount.kind, prepared, root) {
+            (MountKind::Root, Some(fd), None) => {
+                mount::attach(fd.as_fd(), cwd, STAGE).step("attach", "/")?;
+                root = Some(fd.as_fd());
+            }
+            (MountKind::Proc, None, Some(root)) => mount_proc(root, setup.plan)?,
+            (_, Some(fd), Some(root)) => {
+                let path = mount::cstring(mount.target.trim_start_matches('/')).step("attach", &mount.target)?;
+                mount::attach(fd.as_fd(), root, &path).step("attach", &mount.target)?;
+            }
+            _ => return Err(io::Error::other("the plan's mounts are out of order")).step("attach", &mount.target),
+        }
+    }
+    root.ok_or_else(|| io::Error::other("the plan has no root")).step("attach", "/")
+}
+
+/// Proc shows the pid namespace of whoever mounts it, so only pid 1 can; then what it shows too much of is covered.
+fn mount_proc(root: BorrowedFd<'_>, plan: &Plan) -> Result<(), LaunchError> {
+    let attrs = mount::Attrs { no_exec: true, no_dev: true, read_only: false };
+    let proc = mount::new_filesystem(c"proc", &[], attrs).step("mount", "/proc")?;
+    mount::attach(proc.as_fd(), root, c"proc").step("attach", "/proc")?;
+    if dropped(Fence::Masks) {
+        return Ok(());
+    }
+    for path in plan.masked {
+        let relative = mount::cstring(path.trim_start_matches('/')).step("mask", *path)?;
+        let kind = match nix::sys::stat::fstatat(root, relative.as_c_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat.st_mode & libc::S_IFMT,
+            Err(nix::errno::Errno::ENOENT) => continue,
+            Err(e) => return Err(e).step("mask", *path),
+        };
+        // An empty directory over a directory, the null device over anything else.
+        let cover = if kind == libc::S_IFDIR { c"run" } else { c"dev/null" };
+        let cover = mount::clone_tree(root, cover, false).step("mask", *path)?;
+        let attrs = mount::Attrs { read_only: true, no_exec: true, no_dev: false };
+        mount::restrict(cover.as_fd(), attrs, false).step("mask", *path)?;
+        mount::attach(cover.as_fd(), root, &relative).step("mask", *path)?;
+    }
+    Ok(())
+}
+
+/// Makes /proc read-only as a whole: nothing in it needs to be written by a workload.
+fn seal_proc(setup: &Setup<'_>) -> Result<(), LaunchError> {
+    if dropped(Fence::ReadOnlyProc) || !setup.plan.mounts.iter().any(|m| m.kind == MountKind::Proc && m.read_only) {
+        return Ok(());
+    }
+    let proc = File::open("/proc").step("seal", "/proc")?;
+    let attrs = mount::Attrs { read_only: true, no_exec: true, no_dev: true };
+    mount::restrict(proc.as_fd(), attrs, false).step("seal", "/proc")
+}
+
+/// Clocks that count from boot start anew: uptime is a fact about the host, and a way to recognise it.
+fn set_clock_offsets() -> Result<(), LaunchError> {
+    // Not from zero: programs take a zero monotonic clock for "unset".
+    const START_S: i64 = 1000;
+    let mut text = String::new();
+    for (name, id) in [("monotonic", libc::CLOCK_MONOTONIC), ("boottime", libc::CLOCK_BOOTTIME)] {
+        let (seconds, _) = process::clock(id).step("time offsets", name)?;
+        text += &format!("{name} {} 0\n", START_S - seconds);
+    }
+    write_file("/proc/self/timens_offsets", &text).step("time offsets", "/proc/self/timens_offsets")
+}
+
+/// The five sets and the bits that would let one come back. The bounding set first: dropping from it needs a
+/// capability that the others hold.
+fn drop_capabilities() -> Result<(), LaunchError> {
+    cred::clear_bounding_set().step("capabilities", "bounding")?;
+    let clear = |set, name: &str| caps::clear(None, set).map_err(io::Error::other).step("capabilities", name);
+    clear(CapSet::Ambient, "ambient")?;
+    cred::set_securebits(cred::SECUREBITS_LOCKED).step("capabilities", "securebits")?;
+    clear(CapSet::Inheritable, "inheritable")?;
+    clear(CapSet::Effective, "effective")?;
+    clear(CapSet::Permitted, "permitted")
+}
+
+fn engine_is_there(channel: BorrowedFd<'_>) -> Result<(), LaunchError> {
+    let mut fds = [PollFd::new(channel, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).step("die with parent", "poll")?;
+    let gone = fds[0].revents().is_some_and(|r| r.intersects(PollFlags::POLLHUP | PollFlags::POLLERR));
+    if gone { Err(io::Error::other("the engine went away")).step("die with parent", "engine") } else { Ok(()) }
+}
+
+/// Puts the sandbox's own null device at 0, 1 and 2, so that no later descriptor takes their place.
+fn null_stdio() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/null")?;
+    for target in 0..3 {
+        if null.as_raw_fd() != target {
+            fd::place(null.as_fd(), target)?;
+        }
+    }
+    // If it is one of the three it stays open.
+    if null.as_raw_fd() < 3 {
+        std::mem::forget(null);
+    }
+    Ok(())
+}
+
+fn write_file(path: &str, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// Waits for commands and for children that end; ends when the engine goes away.
+fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block()?;
+    let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut running: Option<i32> = None;
+    loop {
+        let (engine_speaks, child_ended) = {
+            let mut fds = [PollFd::new(channel, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                result => result?,
+            };
+            let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
+            (ready(&fds[0]), ready(&fds[1]))
+        };
+        if child_ended {
+            while signals.read_signal()?.is_some() {}
+            while let Some(reaped) = reap_any()? {
+                if running == Some(reaped.pid) {
+                    running = None;
+                    send(channel, &FromInit::Ended(end_of(plan, &reaped)), &[])?;
+                }
+            }
+        }
+        if engine_speaks {
+            match receive::<ToInit>(channel)? {
+                None => return Ok(()),
+                Some((ToInit::Exec { argv, env, cwd }, fds)) if running.is_none() => {
+                    running = start(plan, channel, workload::Command { argv, env, cwd, fds })?;
+                }
+                // The engine never says either; if it does, something is wrong with this sandbox.
+                Some(_) => return Err(io::Error::other("unexpected message")),
+            }
+        }
+    }
+}
+
+/// Forks the command and tells the engine whether its program runs.
+fn start(plan: &Plan, channel: BorrowedFd<'_>, command: workload::Command) -> io::Result<Option<i32>> {
+    let (ours, theirs) = packet::pair()?;
+    let pid = fork(|| {
+        let command = command;
+        workload::run(plan, command, theirs)
+    });
+    let pid = match pid {
+        Ok(pid) => pid,
+        Err(e) => {
+            let errno = e.raw_os_error().unwrap_or(libc::EIO);
+            let message = FromInit::NotStarted { step: "fork".into(), target: String::new(), errno };
+            return send(channel, &message, &[]).map(|()| None);
+        }
+    };
+    let mut started = None;
+    while let Some((message, _)) = receive::<FromInit>(ours.as_fd())? {
+        match message {
+            FromInit::Started { landlock, .. } => started = Some(FromInit::Started { pid, landlock }),
+            other => {
+                send(channel, &other, &[])?;
+                return Ok(None);
+            }
+        }
+    }
+    match started {
+        Some(started) => send(channel, &started, &[]).map(|()| Some(pid)),
+        // It was killed on the way (out of memory, most likely): the engine knows more.
+        None => {
+            let message =
+                FromInit::NotStarted { step: "workload".into(), target: "ended early".into(), errno: libc::ECHILD };
+            send(channel, &message, &[]).map(|()| None)
+        }
+    }
+}
+
+fn end_of(plan: &Plan, reaped: &Reaped) -> CommandEnd {
+    let (exit_code, signal) = match reaped.end {
+        WaitEnd::Exited(code) => (Some(code), None),
+        WaitEnd::Signaled(signal) => (None, Some(signal)),
+    };
+    CommandEnd { exit_code, signal, cpu_us: reaped.cpu_us, max_rss_bytes: reaped.max_rss_bytes, full_mounts: full(plan) }
+}
+
+/// Scratch mounts without a free block or inode.
+fn full(plan: &Plan) -> u32 {
+    let full = |target: &str| {
+        nix::sys::statfs::statfs(target).is_ok_and(|s| s.blocks_free() == 0 || s.files_free() == 0)
+    };
+    let scratch = plan.mounts.iter().filter(|m| matches!(m.kind, MountKind::Tmpfs { owned: true, .. }) && !m.read_only);
+    scratch.filter(|m| full(&m.target)).count() as u32
+}

@@ -1,0 +1,131 @@
+//! The command's own process: a child of pid 1 that inherits every fence and adds the last two.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use super::channel::{FromInit, send};
+use super::error::{LaunchError, Step};
+use super::fault::{Fence, dropped};
+use super::landlock;
+use crate::policy::plan::{Plan, Rlimits};
+use crate::policy::seccomp;
+use crate::sys::process::{Resource, exec, limit, new_session, reset_signals};
+use crate::sys::{fd, mount};
+
+/// What to run, as pid 1 received it.
+pub(super) struct Command {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    /// stdin, stdout, stderr, extra ones: numbers 0 and up inside.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Becomes the command, or reports on `report` which step failed.
+///
+/// `report` is one end of a packet socket pair, close-on-exec: first `Started`, just before exec, then either nothing
+/// (its end of file means that exec succeeded) or `NotStarted`.
+pub(super) fn run(plan: &Plan, command: Command, report: OwnedFd) -> Infallible {
+    // Above the numbers that the command's descriptors will take.
+    let least = command.fds.len() as RawFd + 64;
+    let report = match fd::duplicate_above(report.as_fd(), least) {
+        Ok(report) => report,
+        Err(_) => crate::sys::process::exit_now(71),
+    };
+    let failed = match prepare(plan, &command, report.as_fd()) {
+        Ok(never) => match never {},
+        Err(e) => e,
+    };
+    let message =
+        FromInit::NotStarted { errno: failed.errno(), step: failed.step.to_owned(), target: failed.target };
+    // Nobody is left to tell if this fails; pid 1 then sees an end without a reason and says so.
+    let _ = send(report.as_fd(), &message, &[]);
+    crate::sys::process::exit_now(127)
+}
+
+fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<Infallible, LaunchError> {
+    new_session().step("setsid", "")?;
+    place_descriptors(&command.fds, report).step("descriptors", "")?;
+    if !dropped(Fence::Rlimits) {
+        limit_self(&plan.rlimits)?;
+    }
+    reset_signals().step("signals", "")?;
+    // Before Landlock: a directory that may not be read may still be entered.
+    std::env::set_current_dir(&command.cwd).step("chdir", command.cwd.as_str())?;
+    let argv = strings(&command.argv).step("argv", "")?;
+    let env: Vec<String> = command.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env = strings(&env).step("env", "")?;
+    let candidates = candidates(&command.argv[0], &command.env).step("exec", command.argv[0].as_str())?;
+    // After the workspace is mounted: a rule made on a directory does not hold for a mount placed on it later.
+    let landlock = match &plan.landlock {
+        Some(rules) if !dropped(Fence::Landlock) => Some(landlock::restrict(rules)?),
+        _ => None,
+    };
+    send(report, &FromInit::Started { pid: 0, landlock }, &[]).step("report", "")?;
+    // Last: it refuses what the two steps before needed. From here on only exec is called.
+    if !dropped(Fence::WorkloadFilter) {
+        crate::sys::seccomp::install(seccomp::workload().program).step("workload filter", "")?;
+    }
+    let mut reason = io::Error::from_raw_os_error(libc::ENOENT);
+    for program in &candidates {
+        let e = exec(program, &argv, &env);
+        // As execvp: a file that is there but may not be run is told before one that is not there.
+        if e.raw_os_error() != Some(libc::ENOENT) && e.raw_os_error() != Some(libc::ENOTDIR) {
+            reason = e;
+            if reason.raw_os_error() != Some(libc::EACCES) {
+                break;
+            }
+        }
+    }
+    Err(reason).step("exec", command.argv[0].as_str())
+}
+
+/// Puts the descriptors at 0 and up and closes all others but `report`.
+fn place_descriptors(fds: &[OwnedFd], report: BorrowedFd<'_>) -> io::Result<()> {
+    let count = fds.len() as RawFd;
+    // First out of the way, so that no target number is one that is still to be moved.
+    let moved = fds.iter().map(|f| fd::duplicate_above(f.as_fd(), count)).collect::<io::Result<Vec<_>>>()?;
+    for (target, source) in moved.iter().enumerate() {
+        fd::place(source.as_fd(), target as RawFd)?;
+    }
+    if !dropped(Fence::Descriptors) {
+        let mut keep: Vec<RawFd> = (0..count).collect();
+        keep.push(report.as_raw_fd());
+        fd::close_all_but(&keep)?;
+    }
+    // Their numbers are closed or taken; dropping the owners would close someone else's.
+    std::mem::forget(moved);
+    Ok(())
+}
+
+fn limit_self(limits: &Rlimits) -> Result<(), LaunchError> {
+    limit(Resource::FileSize, limits.file_size_bytes).step("rlimit", "fsize")?;
+    limit(Resource::OpenFiles, limits.open_files).step("rlimit", "nofile")?;
+    limit(Resource::LockedMemory, limits.locked_bytes).step("rlimit", "memlock")?;
+    limit(Resource::MessageQueues, limits.message_queue_bytes).step("rlimit", "msgqueue")?;
+    limit(Resource::PendingSignals, limits.pending_signals).step("rlimit", "sigpending")?;
+    limit(Resource::Nice, 0).step("rlimit", "nice")?;
+    limit(Resource::RealtimePriority, 0).step("rlimit", "rtprio")?;
+    if let Some(bytes) = limits.data_bytes {
+        limit(Resource::Data, bytes).step("rlimit", "data")?;
+    }
+    if let Some(processes) = limits.processes {
+        limit(Resource::Processes, processes).step("rlimit", "nproc")?;
+    }
+    Ok(())
+}
+
+fn strings(list: &[String]) -> io::Result<Vec<CString>> {
+    list.iter().map(|s| mount::cstring(s)).collect()
+}
+
+/// The files that `name` may mean: itself where it holds a slash, else one in each directory of PATH.
+fn candidates(name: &str, env: &[(String, String)]) -> io::Result<Vec<CString>> {
+    if name.contains('/') {
+        return Ok(vec![mount::cstring(name)?]);
+    }
+    let path = env.iter().find(|(n, _)| n == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
+    path.split(':').filter(|d| d.starts_with('/')).map(|d| mount::cstring(&format!("{d}/{name}"))).collect()
+}

@@ -1,0 +1,237 @@
+//! Birth, signals and death of processes.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::check;
+
+/// From linux/sched.h; the libc crate's constant overflows its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A child born by clone3.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// clone3 with `namespaces` (CLONE_NEW* flags), into the cgroup directory `cgroup` where given. The child is a copy of
+/// this process, runs `body` and never comes back here: returning is a type error and a panic ends it.
+///
+/// The caller must be single-threaded: the child runs ordinary code, including the allocator.
+pub fn clone(
+    namespaces: libc::c_int,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> Infallible,
+) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    let mut args = libc::clone_args {
+        flags: namespaces as u64 | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: the structure is passed with its own size; `pidfd` outlives the call. Without CLONE_VM and with no stack
+    // given, the child continues on its own copy of this stack, as after fork.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
+    if pid == 0 {
+        run_child(body)
+    }
+    // SAFETY: CLONE_PIDFD stored a fresh descriptor, close-on-exec.
+    Ok(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// fork; the same rules as [`clone`].
+pub fn fork(body: impl FnOnce() -> Infallible) -> io::Result<i32> {
+    // SAFETY: single-threaded callers only, as documented.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    if pid == 0 {
+        run_child(body)
+    }
+    Ok(pid as i32)
+}
+
+/// Status of a child that panicked: nothing of the parent's frames may run a second time.
+const PANICKED: i32 = 70;
+
+fn run_child(body: impl FnOnce() -> Infallible) -> ! {
+    struct ExitOnUnwind;
+    impl Drop for ExitOnUnwind {
+        fn drop(&mut self) {
+            exit_now(PANICKED);
+        }
+    }
+    let _guard = ExitOnUnwind;
+    match body() {}
+}
+
+/// _exit: no destructors, no atexit handlers, no buffers flushed twice.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sends SIGKILL through `pidfd`; a process that is already gone is no error.
+pub fn kill_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let null = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is documented as "as kill(2) would".
+    match check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, null, 0u32) }) {
+        Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// How a child ended, with its own use of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaped {
+    pub pid: i32,
+    pub end: WaitEnd,
+    /// User and system time of it and the children it waited for.
+    pub cpu_us: u64,
+    /// Largest resident set among them.
+    pub max_rss_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitEnd {
+    Exited(i32),
+    Signaled(i32),
+}
+
+/// Reaps one child that has ended, or `None` where none has (or none is left).
+pub fn reap_any() -> io::Result<Option<Reaped>> {
+    let mut status = 0;
+    // SAFETY: an all-zero rusage is valid; both structures outlive the call.
+    let (pid, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage), usage)
+    };
+    match check(pid.into()) {
+        Ok(0) => return Ok(None),
+        Ok(_) => {}
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    let end = if libc::WIFSIGNALED(status) {
+        WaitEnd::Signaled(libc::WTERMSIG(status))
+    } else {
+        WaitEnd::Exited(libc::WEXITSTATUS(status))
+    };
+    let us = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+    Ok(Some(Reaped {
+        pid,
+        end,
+        cpu_us: us(usage.ru_utime) + us(usage.ru_stime),
+        max_rss_bytes: usage.ru_maxrss as u64 * 1024,
+    }))
+}
+
+/// Gives every signal its default action and unblocks all: a program must not inherit what its launcher ignores (the
+/// Rust runtime ignores SIGPIPE) or blocks.
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is the default action with an empty mask; the kernel refuses the two signals that
+    // can not be changed, and glibc its own two, which is what the loop ignores. The mask is initialised before use.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=64 {
+            libc::sigaction(signal, &default, std::ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()).into()).map(drop)
+    }
+}
+
+/// Replaces the program. Returns only the reason why it could not.
+pub fn exec(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end in a null pointer and hold NUL-terminated strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// setrlimit for both the soft and the hard limit.
+pub fn limit(resource: Resource, value: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: the structure outlives the call.
+    check(unsafe { libc::setrlimit(resource.number(), &limit) }.into()).map(drop)
+}
+
+/// The resource limits that are used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    Core,
+    Data,
+    FileSize,
+    LockedMemory,
+    MessageQueues,
+    Nice,
+    OpenFiles,
+    Processes,
+    RealtimePriority,
+    PendingSignals,
+}
+
+impl Resource {
+    fn number(self) -> libc::__rlimit_resource_t {
+        match self {
+            Resource::Core => libc::RLIMIT_CORE,
+            Resource::Data => libc::RLIMIT_DATA,
+            Resource::FileSize => libc::RLIMIT_FSIZE,
+            Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+            Resource::MessageQueues => libc::RLIMIT_MSGQUEUE,
+            Resource::Nice => libc::RLIMIT_NICE,
+            Resource::OpenFiles => libc::RLIMIT_NOFILE,
+            Resource::Processes => libc::RLIMIT_NPROC,
+            Resource::RealtimePriority => libc::RLIMIT_RTPRIO,
+            Resource::PendingSignals => libc::RLIMIT_SIGPENDING,
+        }
+    }
+}
+
+/// A new session without a controlling terminal.
+pub fn new_session() -> io::Result<()> {
+    // SAFETY: takes nothing.
+    check(unsafe { libc::setsid() }.into()).map(drop)
+}
+
+/// Landlock's ABI version, 0 where the kernel has none or it is switched off.
+pub fn landlock_abi() -> u32 {
+    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+    let null = std::ptr::null::<libc::c_void>();
+    // SAFETY: with a null attribute, size 0 and this flag the call only answers a number (landlock_create_ruleset(2)).
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0usize, LANDLOCK_CREATE_RULESET_VERSION) };
+    u32::try_from(abi).unwrap_or(0)
+}
+
+/// Leaves the time namespace for later children: offsets can still be written, this process itself stays.
+pub fn unshare_time() -> io::Result<()> {
+    // SAFETY: takes one integer.
+    check(unsafe { libc::unshare(libc::CLONE_NEWTIME) }.into()).map(drop)
+}
+
+/// Seconds and nanoseconds of a clock.
+pub fn clock(id: libc::clockid_t) -> io::Result<(i64, i64)> {
+    // SAFETY: an all-zero timespec is valid and outlives the call.
+    unsafe {
+        let mut now: libc::timespec = std::mem::zeroed();
+        check(libc::clock_gettime(id, &mut now).into())?;
+        Ok((now.tv_sec, now.tv_nsec))
+    }
+}
