@@ -1,1 +1,4 @@
-//! (in progress)
+//! Ways of isolating. `process` builds sandboxes from the kernel's own parts; Docker has a process of its own.
+
+pub mod cgroup;
+pub mod process;

@@ -58,3 +58,15 @@ pub fn inherited(raw: RawFd) -> io::Result<OwnedFd> {
         Ok(fd)
     }
 }
+
+/// The extended attribute `name` of `path`, up to 64 bytes.
+pub fn attribute(path: &std::path::Path, name: &str) -> io::Result<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let name = std::ffi::CString::new(name)?;
+    let mut value = vec![0u8; 64];
+    // SAFETY: both strings are NUL-terminated; the buffer is passed with its own length.
+    let read = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(check(read as libc::c_long)? as usize);
+    Ok(value)
+}

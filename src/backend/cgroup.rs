@@ -1,0 +1,353 @@
+//! The cgroup v2 subtree: found, delegated or made, its controllers enabled with every error honoured, one leaf a
+//! sandbox.
+//!
+//! The cgroups-rs crate sets typed limits and reads counters on leaves made here. It never creates or deletes: it
+//! hard-wires its mount point and ignores errors of subtree_control.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::memory::{MemController, SetMemory};
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Controller, MaxValue};
+
+use crate::launch::{LaunchError, Step};
+use crate::spec::{CgroupReport, Controllers, Limits};
+use crate::sys::process;
+
+/// cpu.max is given in this period, the kernel's default (Documentation/admin-guide/cgroup-v2.rst).
+const CPU_PERIOD_US: u64 = 100_000;
+/// How long a killed leaf may take to empty before it is left for the next start.
+const EMPTY_WAIT: Duration = Duration::from_secs(2);
+
+/// The directory below which every leaf lies.
+#[derive(Debug)]
+pub struct Tree {
+    path: PathBuf,
+    fd: OwnedFd,
+    pub controllers: Controllers,
+    /// Why a controller is missing, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What all sandboxes together may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct TreeLimits {
+    pub memory_bytes: u64,
+    pub pids: u64,
+    pub cpu_centipercent: u32,
+}
+
+/// Where cgroup2 is mounted, from mountinfo: on hybrid hosts it is not /sys/fs/cgroup.
+pub fn find_mount() -> Option<PathBuf> {
+    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
+    mounts.into_iter().find(|m| m.fs_type == "cgroup2" && m.root == "/").map(|m| m.mount_point)
+}
+
+/// The engine's own cgroup, relative to the mount, where systemd delegated it.
+fn delegated(mount: &Path) -> Option<PathBuf> {
+    let own = procfs::process::Process::myself().ok()?.cgroups().ok()?;
+    let own = own.into_iter().find(|c| c.hierarchy == 0)?.pathname;
+    let path = mount.join(own.trim_start_matches('/'));
+    let marked = ["trusted.delegate", "user.delegate"]
+        .iter()
+        .any(|name| crate::sys::fd::attribute(&path, name).is_ok_and(|value| value == b"1"));
+    (own != "/" && marked).then_some(path)
+}
+
+impl Tree {
+    /// Opens the subtree `name`: inside the engine's own cgroup where that is delegated, else at the top of the mount.
+    ///
+    /// Leaves of an earlier engine are killed and removed. `None`: the host has no cgroup2 mount.
+    pub fn open(name: &str, limits: &TreeLimits) -> Result<Option<Self>, LaunchError> {
+        let Some(mount) = find_mount() else { return Ok(None) };
+        let mut notes = Vec::new();
+        let base = match delegated(&mount) {
+            Some(base) => {
+                // A cgroup with processes of its own can not have controllers enabled for its children.
+                let leaf = base.join("engine");
+                create(&leaf)?;
+                fs::write(leaf.join("cgroup.procs"), "0").step("cgroup", leaf.display().to_string())?;
+                base
+            }
+            None => mount,
+        };
+        let available = read(&base.join("cgroup.controllers")).unwrap_or_default();
+        let mut enable = |dir: &Path, name: &str| -> bool {
+            if !available.split_whitespace().any(|c| c == name) {
+                notes.push(format!("controller {name} is not in {}", base.join("cgroup.controllers").display()));
+                return false;
+            }
+            match fs::write(dir.join("cgroup.subtree_control"), format!("+{name}")) {
+                Ok(()) => true,
+                Err(e) => {
+                    notes.push(format!("controller {name} can not be enabled in {}: {e}", dir.display()));
+                    false
+                }
+            }
+        };
+        let path = base.join(name);
+        let mut on = ["memory", "pids", "cpu"].map(|c| (c, enable(&base, c)));
+        create(&path)?;
+        for (name, on) in &mut on {
+            *on = *on && enable(&path, name);
+        }
+        let [(_, memory), (_, pids), (_, cpu)] = on;
+        let fd = File::open(&path).step("cgroup", path.display().to_string())?.into();
+        let tree = Self { path, fd, controllers: Controllers { memory, pids, cpu }, notes };
+        tree.sweep()?;
+        tree.limit(limits)?;
+        Ok(Some(tree))
+    }
+
+    /// Kills and removes every leaf.
+    pub fn sweep(&self) -> Result<u32, LaunchError> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.path).step("sweep", self.path.display().to_string())? {
+            let entry = entry.step("sweep", self.path.display().to_string())?;
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                let leaf = Leaf::of(entry.path())?;
+                leaf.kill()?;
+                leaf.remove_within(EMPTY_WAIT)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn limit(&self, limits: &TreeLimits) -> Result<(), LaunchError> {
+        let name = self.path.display().to_string();
+        if self.controllers.memory {
+            set_memory(&self.path, limits.memory_bytes).step("cgroup", format!("{name}/memory.max"))?;
+        }
+        if self.controllers.pids {
+            set_pids(&self.path, limits.pids).step("cgroup", format!("{name}/pids.max"))?;
+        }
+        if self.controllers.cpu {
+            set_cpu(&self.path, limits.cpu_centipercent).step("cgroup", format!("{name}/cpu.max"))?;
+        }
+        Ok(())
+    }
+
+    /// A new leaf without limits.
+    pub fn bare_leaf(&self, name: &str) -> Result<Leaf, LaunchError> {
+        let path = self.path.join(name);
+        nix::sys::stat::mkdirat(&self.fd, name, nix::sys::stat::Mode::from_bits_truncate(0o755))
+            .step("cgroup", path.display().to_string())?;
+        Leaf::of(path)
+    }
+
+    /// A new leaf with `limits`, read back.
+    pub fn leaf(&self, name: &str, limits: &Limits) -> Result<(Leaf, CgroupReport), LaunchError> {
+        let leaf = self.bare_leaf(name)?;
+        match self.limit_leaf(&leaf, limits) {
+            Ok(report) => Ok((leaf, report)),
+            Err(e) => {
+                // The limit's own error is what the caller must hear; a leaf left over is swept at the next start.
+                let _ = leaf.remove_within(Duration::ZERO);
+                Err(e)
+            }
+        }
+    }
+
+    fn limit_leaf(&self, leaf: &Leaf, limits: &Limits) -> Result<CgroupReport, LaunchError> {
+        let path = &leaf.path;
+        let mut report = CgroupReport { version: 2, ..CgroupReport::default() };
+        if self.controllers.cpu {
+            set_cpu(path, limits.cpu_centipercent).step("cgroup", "cpu.max")?;
+            let max = leaf.read("cpu.max").step("cgroup", "cpu.max")?;
+            let (quota, period) = max.split_once(' ').unwrap_or((max.as_str(), ""));
+            report.cpu_max = Some((number(quota, "cpu.max")?, number(period, "cpu.max")?));
+            report.controllers.push("cpu".into());
+        }
+        if self.controllers.memory {
+            set_memory(path, limits.memory_bytes).step("cgroup", "memory.max")?;
+            // swap.max is absent where the kernel accounts no swap; then there is none to limit.
+            let swap = match fs::write(path.join("memory.swap.max"), "0") {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                result => {
+                    result.step("cgroup", "memory.swap.max")?;
+                    Some(number(&leaf.read("memory.swap.max").step("cgroup", "memory.swap.max")?, "memory.swap.max")?)
+                }
+            };
+            fs::write(path.join("memory.oom.group"), "1").step("cgroup", "memory.oom.group")?;
+            report.oom_group = Some(leaf.read("memory.oom.group").step("cgroup", "memory.oom.group")? == "1");
+            report.memory_max_bytes = Some(leaf.number("memory.max")?);
+            report.swap_max_bytes = swap;
+            report.controllers.push("memory".into());
+        }
+        if self.controllers.pids {
+            set_pids(path, limits.pids.into()).step("cgroup", "pids.max")?;
+            report.pids_max = Some(leaf.number("pids.max")?);
+            report.controllers.push("pids".into());
+        }
+        let page = 4096;
+        let enforced = report.memory_max_bytes.is_none_or(|max| max <= limits.memory_bytes && limits.memory_bytes - max < page)
+            && report.pids_max.is_none_or(|max| max == u64::from(limits.pids))
+            && report.oom_group != Some(false)
+            && report.swap_max_bytes.is_none_or(|max| max == 0);
+        if enforced { Ok(report) } else { Err(io::Error::other("a limit reads back differently")).step("verify", "cgroup") }
+    }
+
+    /// Whether a process can be born into a leaf and killed through it. Found by doing.
+    pub fn works(&self) -> Result<(), LaunchError> {
+        let leaf = self.bare_leaf("probe")?;
+        let child = process::clone(0, Some(leaf.fd()), || {
+            loop {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        });
+        let killed = leaf.kill();
+        if let Ok(child) = &child {
+            if killed.is_err() {
+                process::kill_pidfd(child.pidfd.as_fd()).step("probe", "kill")?;
+            }
+            let id = nix::sys::wait::Id::PIDFd(child.pidfd.as_fd());
+            nix::sys::wait::waitid(id, nix::sys::wait::WaitPidFlag::WEXITED).step("probe", "reap")?;
+        }
+        leaf.remove_within(EMPTY_WAIT)?;
+        child.step("probe", "clone into cgroup")?;
+        killed
+    }
+
+    /// Removes the subtree at the very end.
+    pub fn remove(self) -> Result<(), LaunchError> {
+        self.sweep()?;
+        fs::remove_dir(&self.path).step("cgroup", self.path.display().to_string())
+    }
+}
+
+/// One sandbox's cgroup.
+#[derive(Debug)]
+pub struct Leaf {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Leaf {
+    fn of(path: PathBuf) -> Result<Self, LaunchError> {
+        let fd = File::open(&path).step("cgroup", path.display().to_string())?.into();
+        Ok(Self { path, fd })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For CLONE_INTO_CGROUP.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Kills every process in it, including ones that are being forked meanwhile.
+    pub fn kill(&self) -> Result<(), LaunchError> {
+        fs::write(self.path.join("cgroup.kill"), "1").step("cgroup", "cgroup.kill")
+    }
+
+    /// User and system time of all its processes, dead ones included, in microseconds.
+    pub fn cpu_us(&self) -> Option<u64> {
+        counter(&self.read("cpu.stat").ok()?, "usage_usec")
+    }
+
+    /// Periods in which cpu.max throttled.
+    pub fn throttled(&self) -> Option<u64> {
+        counter(&self.read("cpu.stat").ok()?, "nr_throttled")
+    }
+
+    /// Forks refused at pids.max.
+    pub fn refused_forks(&self) -> Option<u64> {
+        PidController::new(self.path.clone(), self.path.clone(), true).get_pid_events().ok()
+    }
+
+    /// memory.events: processes that the OOM killer took, and allocations that hit the limit.
+    pub fn memory_events(&self) -> Option<(u64, u64)> {
+        let text = self.read("memory.events").ok()?;
+        Some((counter(&text, "oom_kill")?, counter(&text, "max")?))
+    }
+
+    /// High-water mark of memory, where the kernel keeps one (5.19 and later).
+    pub fn memory_peak(&self) -> Option<u64> {
+        let memory = MemController::new(self.path.clone(), self.path.clone(), true);
+        if !memory.path_exists("memory.peak") {
+            return None;
+        }
+        Some(memory.memory_stat().max_usage_in_bytes)
+    }
+
+    /// Removes it; a leaf that still holds a dying process is tried again until `wait` is over.
+    pub fn remove_within(&self, wait: Duration) -> Result<(), LaunchError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            match fs::remove_dir(&self.path) {
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                result => return result.step("cgroup", self.path.display().to_string()),
+            }
+        }
+    }
+
+    fn read(&self, file: &str) -> io::Result<String> {
+        read(&self.path.join(file))
+    }
+
+    fn number(&self, file: &str) -> Result<u64, LaunchError> {
+        number(&self.read(file).step("cgroup", file)?, file)
+    }
+}
+
+fn create(path: &Path) -> Result<(), LaunchError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.step("cgroup", path.display().to_string()),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    Ok(fs::read_to_string(path)?.trim_end().to_owned())
+}
+
+fn number(text: &str, file: &str) -> Result<u64, LaunchError> {
+    text.parse().map_err(|_| io::Error::other(format!("{text:?} is not a number"))).step("verify", file)
+}
+
+/// The value of `key` in a flat keyed file.
+fn counter(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}
+
+fn set_memory(path: &Path, bytes: u64) -> io::Result<()> {
+    let max = Some(MaxValue::Value(bytes.min(i64::MAX as u64) as i64));
+    let set = SetMemory { max, low: None, high: None, min: None };
+    MemController::new(path.into(), path.into(), true).set_mem(set).map_err(io::Error::other)
+}
+
+fn set_pids(path: &Path, most: u64) -> io::Result<()> {
+    let max = MaxValue::Value(most.min(i64::MAX as u64) as i64);
+    PidController::new(path.into(), path.into(), true).set_pid_max(max).map_err(io::Error::other)
+}
+
+fn set_cpu(path: &Path, centipercent: u32) -> io::Result<()> {
+    let quota = CPU_PERIOD_US * u64::from(centipercent) / 10_000;
+    CpuController::new(path.into(), path.into(), true)
+        .set_cfs_quota_and_period(Some(quota as i64), Some(CPU_PERIOD_US))
+        .map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_by_its_whole_key() {
+        let text = "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(counter(text, "oom_kill"), Some(2));
+        assert_eq!(counter(text, "oom"), Some(1));
+        assert_eq!(counter(text, "oo"), None);
+    }
+}

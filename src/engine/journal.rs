@@ -1,0 +1,121 @@
+//! What exists, on a tmpfs and never synced: enough for the next engine to clean up after this one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::spec::SandboxId;
+
+/// A journal that has grown to this is written anew when nothing is alive.
+const BYTES_MAX: u64 = 1024 * 1024;
+
+/// One line an event: `+ id uid`, `- id`, `next uid`.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+/// What an earlier engine left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    pub sandboxes: Vec<String>,
+    /// The uid after the last that was leased.
+    pub next_uid: Option<u32>,
+}
+
+impl Journal {
+    /// Reads what an earlier engine wrote and begins anew.
+    pub fn open(path: &Path) -> io::Result<(Self, Leftovers)> {
+        let left = parse(&fs::read_to_string(path).unwrap_or_default());
+        let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+        let mut journal = Self { path: path.to_owned(), file, bytes: 0 };
+        if let Some(next) = left.next_uid {
+            journal.line(format_args!("next {next}\n"))?;
+        }
+        Ok((journal, left))
+    }
+
+    pub fn born(&mut self, id: &SandboxId, uid: u32) -> io::Result<()> {
+        self.line(format_args!("+ {id} {uid}\n"))
+    }
+
+    /// `next_uid` is written where the journal begins anew.
+    pub fn gone(&mut self, id: &SandboxId, alive: usize, next_uid: u32) -> io::Result<()> {
+        if alive == 0 && self.bytes > BYTES_MAX {
+            self.file = OpenOptions::new().write(true).truncate(true).open(&self.path)?;
+            self.bytes = 0;
+            return self.line(format_args!("next {next_uid}\n"));
+        }
+        self.line(format_args!("- {id}\n"))
+    }
+
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) -> io::Result<()> {
+        let line = line.to_string();
+        self.file.write_all(line.as_bytes())?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+}
+
+/// Lines that are cut or foreign are passed over: the cgroup tree is swept whatever the journal says.
+fn parse(text: &str) -> Leftovers {
+    let mut left = Leftovers::default();
+    let later = |left: &mut Leftovers, next: u32| left.next_uid = Some(left.next_uid.map_or(next, |n| n.max(next)));
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("+"), Some(id), Some(uid)) => {
+                left.sandboxes.push(id.to_owned());
+                if let Ok(uid) = uid.parse::<u32>() {
+                    later(&mut left, uid.saturating_add(1));
+                }
+            }
+            (Some("-"), Some(id), None) => left.sandboxes.retain(|s| s != id),
+            (Some("next"), Some(uid), None) => {
+                if let Ok(uid) = uid.parse() {
+                    later(&mut left, uid);
+                }
+            }
+            _ => {}
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_engine_learns_what_was_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (a, b) = (SandboxId::from_random([1; 16]), SandboxId::from_random([2; 16]));
+        {
+            let (mut journal, left) = Journal::open(&path).unwrap();
+            assert_eq!(left, Leftovers::default());
+            journal.born(&a, 70).unwrap();
+            journal.born(&b, 71).unwrap();
+            journal.gone(&a, 1, 72).unwrap();
+        }
+        let (_, left) = Journal::open(&path).unwrap();
+        assert_eq!(left, Leftovers { sandboxes: vec![b.to_string()], next_uid: Some(72) });
+        let (_, left) = Journal::open(&path).unwrap();
+        assert_eq!(left, Leftovers { sandboxes: vec![], next_uid: Some(72) });
+    }
+
+    #[test]
+    fn a_cut_or_foreign_line_is_passed_over() {
+        assert_eq!(parse("+ sbx_1\n? x\nnext x\n+ sbx_2 5"), Leftovers {
+            sandboxes: vec!["sbx_2".into()],
+            next_uid: Some(6)
+        });
+    }
+}
