@@ -5,16 +5,6 @@
 //! ARCHITECTURE.md tells which module may know which.
 #![deny(unsafe_code)]
 
-pub mod api;
-pub mod backend;
-pub mod config;
-pub mod engine;
-pub mod host;
-pub mod launch;
 pub mod policy;
-pub mod runtimes;
 pub mod spec;
 pub mod sys;
-pub mod telemetry;
-pub mod tools;
-pub mod wire;
