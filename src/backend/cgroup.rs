@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
-use cgroups_rs::fs::{Controller, MaxValue};
+use cgroups_rs::fs::MaxValue;
 
 use crate::launch::{LaunchError, Step};
 use crate::spec::{CgroupReport, Controllers, Limits};
@@ -272,7 +272,7 @@ impl Leaf {
     /// High-water mark of memory, where the kernel keeps one (5.19 and later).
     pub fn memory_peak(&self) -> Option<u64> {
         let memory = MemController::new(self.path.clone(), self.path.clone(), true);
-        if !memory.path_exists("memory.peak") {
+        if !self.path.join("memory.peak").exists() {
             return None;
         }
         Some(memory.memory_stat().max_usage_in_bytes)

@@ -1,1 +1,14 @@
-//! (in progress)
+//! The monitor: the only process with rights on the host. It takes verbs from the front, keeps the table of sandboxes,
+//! builds, watches and removes them. One thread, no async runtime, an empty environment.
+
+mod connection;
+mod journal;
+mod leases;
+mod lifecycle;
+mod monitor;
+mod sandbox;
+mod start;
+mod states;
+mod verbs;
+
+pub use start::{Options, StartError, run};

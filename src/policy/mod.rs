@@ -20,3 +20,6 @@ pub const LEASE_FIRST_DEFAULT: u32 = 0x7000_0000;
 
 /// How many slices of the default range an engine tries, so that several can run on one host.
 pub const LEASE_SLICES: u32 = 64;
+
+/// Runtimes that a verb may name, and the program of each as seen inside.
+pub const RUNTIMES: [(&str, &str); 2] = [("bash", "/usr/bin/bash"), ("python", "/usr/bin/python3")];

@@ -7,6 +7,7 @@ pub mod mount;
 pub mod net;
 pub mod packet;
 pub mod process;
+pub mod seccomp;
 
 use std::io;
 

@@ -1,1 +1,12 @@
-//! (in progress)
+//! Structured logs on stderr: one line an event, fields as `key=value`.
+
+use tracing_subscriber::EnvFilter;
+
+/// Begins to log at `level` (`info`, `debug`, or a filter such as `sandkeep::engine=debug`); `RUST_LOG` overrides it.
+/// A second call changes nothing.
+pub fn init(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Fails only where a subscriber is set already.
+    let _ = subscriber.try_init();
+}

@@ -1,0 +1,209 @@
+//! Sandboxes built by this process from namespaces, cgroups, seccomp and Landlock.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::cgroup::{Leaf, Tree};
+use crate::launch::channel::CommandEnd;
+use crate::launch::{self, Assets, EngineView, LaunchError, Report, Step};
+use crate::policy::plan::{MountKind, Namespace, Plan};
+use crate::policy::seccomp;
+use crate::spec::{CgroupReport, Enforced, LimitHit, LimitKind, NetworkReport, Outcome, SandboxId, SeccompReport};
+use crate::sys::process::{Child, kill_pidfd};
+
+/// What every sandbox of this backend is built from.
+#[derive(Debug)]
+pub struct ProcessBackend {
+    assets: Assets,
+    view: EngineView,
+    tree: Option<Tree>,
+}
+
+/// One sandbox's processes and cgroup. Dropping it does not end it: `kill`, then `finish`.
+#[derive(Debug)]
+pub struct Live {
+    child: Child,
+    channel: OwnedFd,
+    leaf: Option<Leaf>,
+    lease: u32,
+    cgroup: CgroupReport,
+}
+
+/// The cgroup's counters at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    pub cpu_us: Option<u64>,
+    pub refused_forks: Option<u64>,
+}
+
+impl ProcessBackend {
+    pub fn new(assets: Assets, tree: Option<Tree>) -> Result<Self, LaunchError> {
+        Ok(Self { assets, view: EngineView::read()?, tree })
+    }
+
+    /// Begins to build; `Ready` or `Failed` arrives on [`Live::channel`]. On an error nothing is left.
+    pub fn build(&self, id: &SandboxId, plan: &Plan, lease: u32) -> Result<Live, LaunchError> {
+        let (leaf, cgroup) = match &self.tree {
+            Some(tree) => {
+                let (leaf, report) = tree.leaf(id.as_str(), &plan.limits)?;
+                (Some(leaf), report)
+            }
+            None => (None, CgroupReport::default()),
+        };
+        let built = launch::build(plan, lease, &self.assets, &self.view, leaf.as_ref().map(Leaf::fd));
+        let building = match built {
+            Ok(building) => building,
+            Err(e) => {
+                // The launch's own error is what the caller must hear; a leaf left over is swept at the next start.
+                if let Some(leaf) = &leaf {
+                    let _ = leaf.remove_within(REMOVE_WAIT);
+                }
+                return Err(e);
+            }
+        };
+        fcntl(&building.channel, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).step("channel", "")?;
+        Ok(Live { child: building.child, channel: building.channel, leaf, lease, cgroup })
+    }
+
+    /// What is in force for `live`: what pid 1 read back, checked against the plan once more, and what the cgroup said.
+    pub fn enforced(&self, live: &Live, plan: &Plan, report: &Report) -> Result<Enforced, LaunchError> {
+        let id = if plan.namespaces.contains(&Namespace::User) { plan.box_id } else { live.lease };
+        launch::verify(report, plan, id, &self.view)?;
+        let profile = seccomp::for_level(plan.seccomp.level, plan.seccomp.memfd);
+        let profile = profile.ok_or_else(|| std::io::Error::other("no profile")).step("verify", "seccomp")?;
+        let has = |n| plan.namespaces.contains(&n);
+        Ok(Enforced {
+            uid: live.lease,
+            gid: live.lease,
+            namespaces: plan.namespaces.iter().map(|n| n.name().to_owned()).collect(),
+            private_root: has(Namespace::User),
+            network: if has(Namespace::Net) { NetworkReport::None } else { NetworkReport::Host },
+            effective_capabilities: report.effective.clone(),
+            bounding_capabilities: report.bounding.iter().map(|n| capability(*n)).collect(),
+            no_new_privs: report.no_new_privs,
+            seccomp: SeccompReport { profile: profile.name.to_owned(), sha256: profile.sha256.to_owned() },
+            landlock: None,
+            cgroup: live.cgroup.clone(),
+        })
+    }
+
+    /// Removes the cgroup subtree; every sandbox must be gone.
+    pub fn close(self) -> Result<(), LaunchError> {
+        self.tree.map_or(Ok(()), Tree::remove)
+    }
+}
+
+/// How long a leaf whose processes are all dead may stay busy in the kernel.
+const REMOVE_WAIT: Duration = Duration::from_millis(200);
+
+fn capability(number: u32) -> String {
+    caps::all().into_iter().find(|c| u32::from(c.index()) == number).map_or(format!("CAP_{number}"), |c| c.to_string())
+}
+
+impl Live {
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// Readable once pid 1 is dead, and with it every process of its namespace.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.pid
+    }
+
+    pub fn lease(&self) -> u32 {
+        self.lease
+    }
+
+    pub fn cgroup_path(&self) -> Option<&Path> {
+        self.leaf.as_ref().map(Leaf::path)
+    }
+
+    /// Kills everything: through the cgroup where there is one, and in any case pid 1, with which its namespace dies.
+    pub fn kill(&self) -> Result<(), LaunchError> {
+        let by_cgroup = self.leaf.as_ref().map_or(Ok(()), Leaf::kill);
+        kill_pidfd(self.pidfd()).step("kill", "pid 1")?;
+        by_cgroup
+    }
+
+    pub fn counters(&self) -> Counters {
+        let leaf = self.leaf.as_ref();
+        let refused = if self.cgroup.pids_max.is_some() { leaf.and_then(Leaf::refused_forks) } else { None };
+        Counters { cpu_us: leaf.and_then(Leaf::cpu_us), refused_forks: refused }
+    }
+
+    /// High-water mark of memory where a memory controller counts.
+    pub fn memory_peak(&self) -> Option<u64> {
+        self.cgroup.memory_max_bytes?;
+        self.leaf.as_ref()?.memory_peak()
+    }
+
+    /// Scratch mounts of `plan` without a free block or inode, looked at from outside, while pid 1 lives.
+    pub fn full_mounts(&self, plan: &Plan) -> u32 {
+        let full = |target: &str| {
+            // The sandbox's root is read-only and its mount points are ours: no link can lead elsewhere.
+            let path = format!("/proc/{}/root{target}", self.child.pid);
+            nix::sys::statfs::statfs(path.as_str()).is_ok_and(|s| s.blocks_free() == 0 || s.files_free() == 0)
+        };
+        let scratch =
+            plan.mounts.iter().filter(|m| matches!(m.kind, MountKind::Tmpfs { owned: true, .. }) && !m.read_only);
+        scratch.filter(|m| full(&m.target)).count() as u32
+    }
+
+    /// What the kernel's counters say about the end: whether the OOM killer took it, and limits that were touched.
+    pub fn verdict(&self, full_mounts: u32) -> (bool, Vec<LimitHit>) {
+        let mut hits = Vec::new();
+        let mut add = |kind, count: u64| {
+            if count > 0 {
+                hits.push(LimitHit { kind, count });
+            }
+        };
+        let leaf = self.leaf.as_ref();
+        let mut killed = false;
+        if let Some((oom_kills, at_max)) = leaf.and_then(Leaf::memory_events) {
+            killed = oom_kills > 0;
+            add(LimitKind::Memory, at_max);
+        }
+        add(LimitKind::Pids, self.counters().refused_forks.unwrap_or(0));
+        if self.cgroup.cpu_max.is_some() {
+            add(LimitKind::Cpu, leaf.and_then(Leaf::throttled).unwrap_or(0));
+        }
+        add(LimitKind::Disk, full_mounts.into());
+        (killed, hits)
+    }
+
+    /// Reaps pid 1, which must be dead, and removes the cgroup.
+    pub fn finish(self) -> Result<(), LaunchError> {
+        let id = nix::sys::wait::Id::PIDFd(self.child.pidfd.as_fd());
+        nix::sys::wait::waitid(id, nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOHANG)
+            .step("reap", "pid 1")?;
+        match &self.leaf {
+            None => Ok(()),
+            Some(leaf) => {
+                // Empty in all but a rare race with a fork; harmless then.
+                leaf.kill()?;
+                leaf.remove_within(REMOVE_WAIT)
+            }
+        }
+    }
+}
+
+/// The command's own end in the words of the contract.
+pub fn own_end(end: &CommandEnd, profile: &str) -> Outcome {
+    match (end.exit_code, end.signal) {
+        (Some(code), _) => Outcome::Exited { code },
+        (None, Some(libc::SIGXFSZ)) => Outcome::DiskLimit,
+        // The one thing that a profile kills for; everything else it answers with an error.
+        (None, Some(libc::SIGSYS)) => {
+            Outcome::Denied { rule: format!("seccomp/{profile}.json: system calls of another architecture") }
+        }
+        (None, Some(signal)) => Outcome::Signaled { signal },
+        (None, None) => Outcome::EngineFault,
+    }
+}

@@ -1,0 +1,325 @@
+//! What happens to a sandbox between its verbs: news from its pid 1, its deadlines, its end.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, Uid, fchown};
+
+use super::monitor::Monitor;
+use super::sandbox::{Run, WaitingExec};
+use super::states::State;
+use super::verbs::stat_of;
+use crate::launch::channel::{FromInit, ToInit, numbers, receive, send};
+use crate::spec::{Clock, KilledBy, Outcome, SandboxId};
+use crate::wire::{CreatedWire, Event, FromMonitor, LifetimeWire, Refusal, Reply};
+
+/// Refused forks after which a sandbox is ended (the contract's number).
+const REFUSED_FORKS_MAX: u64 = 1000;
+/// How often the cgroup's counters of a running sandbox are read, unless a limit is nearer.
+const TICK: Duration = Duration::from_millis(100);
+/// The nearest that two looks may come.
+const TICK_LEAST: Duration = Duration::from_millis(10);
+/// A killed sandbox that is still there after this is killed again and reported.
+const DEATH_WAIT: Duration = Duration::from_secs(2);
+
+impl Monitor {
+    /// Everything that pid 1 has said.
+    pub(super) fn read_channel(&mut self, key: u64) {
+        while let Some(sandbox) = self.sandboxes.get(&key) {
+            match receive::<FromInit>(sandbox.live.channel()) {
+                Ok(Some((message, _))) => self.news(key, message),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(None) => return self.unwatch_channel(key),
+                Err(e) => {
+                    tracing::error!(sandbox = %sandbox.id, error = %e, "pid 1 does not speak the protocol");
+                    self.unwatch_channel(key);
+                    return self.kill(key, Outcome::EngineFault);
+                }
+            }
+        }
+    }
+
+    fn news(&mut self, key: u64, message: FromInit) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        match (message, sandbox.state) {
+            (FromInit::Ready(report), State::Building) => match self.backend.enforced(&sandbox.live, &sandbox.plan, &report) {
+                Ok(enforced) => {
+                    sandbox.state = State::Ready;
+                    let created = CreatedWire {
+                        enforced: enforced.into(),
+                        degraded: sandbox.plan.degraded.clone(),
+                        limits: sandbox.plan.limits.into(),
+                    };
+                    self.answer_create(key, Reply::Created(Box::new(created)));
+                    self.start_command(key);
+                }
+                Err(e) => {
+                    let refusal = Refusal::SetupFailed { errno: e.errno(), step: e.step.into(), target: e.target };
+                    self.answer_create(key, Reply::Refused(refusal));
+                    self.kill(key, Outcome::EngineFault);
+                }
+            },
+            (FromInit::Failed { step, target, errno }, State::Building) => {
+                tracing::error!(sandbox = %sandbox.id, step, target, errno, "set-up failed");
+                self.answer_create(key, Reply::Refused(Refusal::SetupFailed { step, target, errno }));
+                self.kill(key, Outcome::EngineFault);
+            }
+            (FromInit::Started { pid, landlock }, State::Starting) => {
+                sandbox.state = State::Running;
+                if let Some(run) = &mut sandbox.run {
+                    run.started = true;
+                    run.pid = Some(pid);
+                }
+                self.answer_exec(key, Reply::Started { landlock });
+            }
+            (FromInit::NotStarted { step, target, errno }, State::Starting) => {
+                let refusal = if step == "chdir" || step == "exec" {
+                    Refusal::CommandFailed { step, target, errno }
+                } else {
+                    tracing::error!(sandbox = %sandbox.id, step, target, errno, "a command could not be set up");
+                    Refusal::SetupFailed { step, target, errno }
+                };
+                self.answer_exec(key, Reply::Refused(refusal));
+                self.kill(key, Outcome::EngineFault);
+            }
+            (FromInit::Ended(end), State::Running) => {
+                if let Some(run) = &mut sandbox.run {
+                    run.end = Some((end, Instant::now()));
+                }
+                // Orphans, sessions of their own and children that hold stdout end with the command.
+                self.end_processes(key);
+            }
+            // The monitor's kill and its news crossed: the kill is the outcome.
+            (
+                message @ (FromInit::Started { .. } | FromInit::Ended(_) | FromInit::NotStarted { .. }),
+                State::Ending,
+            ) => self.late_news(key, message),
+            (FromInit::Ready(_) | FromInit::Failed { .. }, State::Ending) => {}
+            (message, state) => {
+                tracing::error!(sandbox = %sandbox.id, ?message, state = state.name(), "pid 1 spoke out of turn");
+                self.kill(key, Outcome::EngineFault);
+            }
+        }
+    }
+
+    /// A command that was killed while it started still counts as one that ran, if it did.
+    fn late_news(&mut self, key: u64, message: FromInit) {
+        let Some(run) = self.sandboxes.get_mut(&key).and_then(|s| s.run.as_mut()) else { return };
+        match message {
+            FromInit::Started { pid, landlock } => {
+                run.started = true;
+                run.pid = Some(pid);
+                self.answer_exec(key, Reply::Started { landlock });
+            }
+            FromInit::Ended(end) if run.end.is_none() => run.end = Some((end, Instant::now())),
+            _ => {}
+        }
+    }
+
+    fn answer_create(&mut self, key: u64, reply: Reply) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        if let (Some(seq), Some(owner)) = (sandbox.create_seq.take(), sandbox.owner) {
+            self.reply(owner, seq, reply, Vec::new());
+        }
+    }
+
+    fn answer_exec(&mut self, key: u64, reply: Reply) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        let seq = match (&mut sandbox.run, &mut sandbox.waiting) {
+            (Some(run), _) => run.exec_seq.take(),
+            (None, waiting) => waiting.take().map(|w| w.seq),
+        };
+        if let (Some(seq), Some(owner)) = (seq, sandbox.owner) {
+            self.reply(owner, seq, reply, Vec::new());
+        }
+    }
+
+    /// Hands the command that waits, if one does, to a sandbox that is ready.
+    pub(super) fn start_command(&mut self, key: u64) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        if sandbox.state != State::Ready {
+            return;
+        }
+        let Some(WaitingExec { seq, command, wall, fds }) = sandbox.waiting.take() else { return };
+        let uid = sandbox.live.lease();
+        let argv = command.argv().to_vec();
+        let message = ToInit::Exec { argv, env: command.env().to_vec(), cwd: command.cwd().to_owned() };
+        let began = Instant::now();
+        sandbox.state = State::Starting;
+        sandbox.run = Some(Run {
+            exec_seq: Some(seq),
+            began,
+            wall,
+            cpu_us_before: sandbox.live.counters().cpu_us.unwrap_or(0),
+            started: false,
+            pid: None,
+            end: None,
+        });
+        // Opening /dev/stdout again inside needs an owner that is the sandbox.
+        let owned = fds.iter().try_for_each(|fd| match fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))) {
+            // Sealed memfds and devices need not change hands.
+            Ok(()) | Err(nix::errno::Errno::EPERM | nix::errno::Errno::EROFS) => Ok(()),
+            Err(e) => Err(io::Error::from(e)),
+        });
+        let sent = owned.and_then(|()| send(sandbox.live.channel(), &message, &numbers(&fds)));
+        if let Err(e) = sent {
+            tracing::error!(sandbox = %sandbox.id, error = %e, "a command could not be handed over");
+            let errno = e.raw_os_error().unwrap_or(libc::EIO);
+            let refusal = Refusal::SetupFailed { step: "hand over".into(), target: String::new(), errno };
+            self.answer_exec(key, Reply::Refused(refusal));
+            return self.kill(key, Outcome::EngineFault);
+        }
+        self.wake(key, began + wall.min(TICK));
+    }
+
+    /// Ends a sandbox for a reason of the monitor's. The first reason stays; a command that has ended by itself keeps
+    /// its own end.
+    pub(super) fn kill(&mut self, key: u64, outcome: Outcome) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        if sandbox.state == State::Ending {
+            return;
+        }
+        if sandbox.cause.is_none() {
+            // Only now can its scratch still be looked at.
+            sandbox.full_mounts = if sandbox.run.is_some() { sandbox.live.full_mounts(&sandbox.plan) } else { 0 };
+            sandbox.cause = Some(outcome);
+        }
+        self.end_processes(key);
+    }
+
+    fn end_processes(&mut self, key: u64) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        sandbox.state = State::Ending;
+        if let Err(e) = sandbox.live.kill() {
+            tracing::error!(sandbox = %sandbox.id, error = %e, "a kill failed; it is tried again");
+        }
+        self.wake(key, Instant::now() + DEATH_WAIT);
+    }
+
+    /// The connection that owned it is gone.
+    pub(super) fn orphan(&mut self, key: u64) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        sandbox.owner = None;
+        if sandbox.lifetime == LifetimeWire::Call {
+            self.kill(key, Outcome::Killed { by: KilledBy::FrontGone });
+        }
+    }
+
+    /// A timer of sandbox `key` fired. Returns when to look again.
+    pub(super) fn check(&mut self, key: u64, now: Instant) -> Option<Instant> {
+        let sandbox = self.sandboxes.get(&key)?;
+        match sandbox.state {
+            State::Building | State::Ready if sandbox.run.is_none() && sandbox.create_seq.is_some() => {
+                if now.duration_since(sandbox.born) < super::verbs::BUILD_WAIT {
+                    return Some(sandbox.born + super::verbs::BUILD_WAIT);
+                }
+                let refusal =
+                    Refusal::SetupFailed { step: "ready".into(), target: "pid 1".into(), errno: libc::ETIMEDOUT };
+                self.answer_create(key, Reply::Refused(refusal));
+                self.kill(key, Outcome::EngineFault);
+                None
+            }
+            State::Building | State::Ready => None,
+            State::Starting | State::Running => self.check_limits(key, now),
+            State::Ending => {
+                tracing::error!(sandbox = %sandbox.id, pid = sandbox.live.pid(), "a killed sandbox is still there");
+                if let Err(e) = sandbox.live.kill() {
+                    tracing::error!(sandbox = %sandbox.id, error = %e, "a kill failed");
+                }
+                Some(now + DEATH_WAIT)
+            }
+        }
+    }
+
+    fn check_limits(&mut self, key: u64, now: Instant) -> Option<Instant> {
+        let sandbox = self.sandboxes.get(&key)?;
+        let deadline = sandbox.deadline()?;
+        if now >= deadline {
+            self.kill(key, Outcome::TimedOut { clock: Clock::Wall });
+            return None;
+        }
+        let run = sandbox.run.as_ref()?;
+        let counters = sandbox.live.counters();
+        let mut next = now + TICK;
+        if let Some(cpu_us) = counters.cpu_us {
+            let used = Duration::from_micros(cpu_us.saturating_sub(run.cpu_us_before));
+            let most = Duration::from_millis(sandbox.plan.limits.cpu_time_ms);
+            if used >= most {
+                self.kill(key, Outcome::TimedOut { clock: Clock::Cpu });
+                return None;
+            }
+            // With every core busy the limit can not be reached sooner.
+            let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+            next = now + ((most - used) / cores).clamp(TICK_LEAST, TICK);
+        }
+        if counters.refused_forks.is_some_and(|refused| refused >= REFUSED_FORKS_MAX) {
+            self.kill(key, Outcome::PidsLimit);
+            return None;
+        }
+        Some(next.min(deadline))
+    }
+
+    /// Pid 1 is dead, and the kernel has killed and reaped every other process of its namespace before.
+    pub(super) fn died(&mut self, key: u64) {
+        // What it said last may still be in the channel.
+        self.read_channel(key);
+        let Some(sandbox) = self.sandboxes.get(&key) else { return };
+        let profile = sandbox.plan.level.name();
+        let started = sandbox.run.as_ref().is_some_and(|run| run.started);
+        let end = sandbox.end(profile);
+        let (id, owner, lifetime) = (sandbox.id.clone(), sandbox.owner, sandbox.lifetime);
+        let early = |step: &str| {
+            Reply::Refused(Refusal::SetupFailed { step: step.into(), target: "pid 1".into(), errno: libc::ECHILD })
+        };
+        self.answer_create(key, early("init"));
+        self.answer_exec(key, early("start"));
+        if started {
+            let exited = FromMonitor::Event(Event::Exited { id: id.to_string(), end: end.clone().into() });
+            match (lifetime, owner) {
+                (LifetimeWire::Call, Some(owner)) => self.send(owner, &exited, Vec::new()),
+                (LifetimeWire::Call, None) => {}
+                (LifetimeWire::Detached, _) => {
+                    self.greeted().into_iter().for_each(|front| self.send(front, &exited, Vec::new()));
+                }
+            }
+        }
+        self.remove(key, &id, started.then_some(end.into()));
+        let reaped = FromMonitor::Event(Event::Reaped { id: id.to_string() });
+        match (lifetime, owner) {
+            (LifetimeWire::Call, Some(owner)) => self.send(owner, &reaped, Vec::new()),
+            (LifetimeWire::Call, None) => {}
+            (LifetimeWire::Detached, _) => {
+                self.greeted().into_iter().for_each(|front| self.send(front, &reaped, Vec::new()));
+            }
+        }
+    }
+
+    /// Takes it out of the table and gives back what it held.
+    fn remove(&mut self, key: u64, id: &SandboxId, end: Option<crate::wire::EndWire>) {
+        let Some(mut sandbox) = self.sandboxes.remove(&key) else { return };
+        self.by_id.remove(id);
+        self.memory_promised -= sandbox.plan.limits.memory_bytes;
+        if sandbox.lifetime == LifetimeWire::Detached
+            && !sandbox.destroy
+            && let Some(end) = end
+        {
+            let outputs = std::mem::take(&mut sandbox.outputs);
+            let mut stat = stat_of(&sandbox);
+            stat.state = "ended".into();
+            self.keep_end(stat, end, outputs);
+        }
+        let uid = sandbox.live.lease();
+        match sandbox.live.finish() {
+            Ok(()) => self.leases.give_back(uid),
+            // A lease that something may still carry is not leased again.
+            Err(e) => tracing::error!(sandbox = %id, error = %e, uid, "a sandbox left something behind"),
+        }
+        self.note_gone(id);
+    }
+
+    pub(super) fn note_gone(&mut self, id: &SandboxId) {
+        if let Err(e) = self.journal.gone(id, self.sandboxes.len(), self.leases.next()) {
+            tracing::warn!(sandbox = %id, error = %e, "the journal could not be written");
+        }
+    }
+}

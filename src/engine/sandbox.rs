@@ -1,0 +1,100 @@
+//! One row of the monitor's table.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::states::State;
+use crate::backend::process::Live;
+use crate::launch::channel::CommandEnd;
+use crate::policy::plan::Plan;
+use crate::spec::{Command, End, Outcome, SandboxId, Usage};
+use crate::wire::LifetimeWire;
+
+/// A connection's number; never used twice.
+pub type ConnectionKey = u64;
+
+#[derive(Debug)]
+pub struct Sandbox {
+    pub id: SandboxId,
+    pub plan: Plan,
+    pub lifetime: LifetimeWire,
+    /// The connection that created it, while it lasts.
+    pub owner: Option<ConnectionKey>,
+    pub live: Live,
+    pub state: State,
+    pub born: Instant,
+    /// `seq` of the Create that has not been answered.
+    pub create_seq: Option<u32>,
+    /// An Exec that came before Ready.
+    pub waiting: Option<WaitingExec>,
+    pub run: Option<Run>,
+    /// Why the monitor killed it: whoever is first stays.
+    pub cause: Option<Outcome>,
+    /// Duplicates of the read ends of a detached sandbox's output.
+    pub outputs: Vec<OwnedFd>,
+    /// Scratch mounts found full before a kill.
+    pub full_mounts: u32,
+    pub destroy: bool,
+}
+
+#[derive(Debug)]
+pub struct WaitingExec {
+    pub seq: u32,
+    pub command: Command,
+    pub wall: Duration,
+    pub fds: Vec<OwnedFd>,
+}
+
+/// One command on its way or running.
+#[derive(Debug)]
+pub struct Run {
+    /// `seq` of the Exec that has not been answered.
+    pub exec_seq: Option<u32>,
+    pub began: Instant,
+    pub wall: Duration,
+    /// Of the cgroup when the command began: set-up is not the caller's.
+    pub cpu_us_before: u64,
+    pub started: bool,
+    /// As seen inside.
+    pub pid: Option<i32>,
+    /// The command's own end and when it came.
+    pub end: Option<(CommandEnd, Instant)>,
+}
+
+impl Sandbox {
+    pub fn deadline(&self) -> Option<Instant> {
+        self.run.as_ref().filter(|run| run.end.is_none()).map(|run| run.began + run.wall)
+    }
+
+    /// What the command has used so far.
+    pub fn usage(&self) -> Usage {
+        let Some(run) = &self.run else { return Usage::default() };
+        let until = run.end.map_or_else(Instant::now, |(_, at)| at);
+        let reaped = run.end.map(|(end, _)| end);
+        let cpu_us = match self.live.counters().cpu_us {
+            Some(now) => now.saturating_sub(run.cpu_us_before),
+            None => reaped.map_or(0, |end| end.cpu_us),
+        };
+        Usage {
+            wall_us: until.duration_since(run.began).as_micros() as u64,
+            cpu_us,
+            memory_peak_bytes: self.live.memory_peak().or(reaped.map(|end| end.max_rss_bytes)).unwrap_or(0),
+            network_requests: 0,
+        }
+    }
+
+    /// The end of the command, once every process is dead: the monitor's own kill, then the OOM killer by the cgroup's
+    /// counter, then what pid 1 saw.
+    pub fn end(&self, profile: &str) -> End {
+        let own = self.run.as_ref().and_then(|run| run.end).map(|(end, _)| end);
+        let full = self.full_mounts.max(own.map_or(0, |end| end.full_mounts));
+        let (oom, limits_hit) = self.live.verdict(full);
+        let outcome = match (&self.cause, oom, own) {
+            (Some(cause), _, _) => cause.clone(),
+            (None, true, _) => Outcome::OutOfMemory,
+            (None, false, Some(end)) => crate::backend::process::own_end(&end, profile),
+            (None, false, None) => Outcome::EngineFault,
+        };
+        End { outcome, limits_hit, usage: self.usage() }
+    }
+}

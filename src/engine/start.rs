@@ -1,0 +1,219 @@
+//! From the command line to the loop: rights given up, namespace of its own, leases, cgroups, templates, facts.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sched::{CloneFlags, unshare};
+
+use super::journal::Journal;
+use super::leases::{LeaseError, Leases};
+use super::monitor::{Monitor, Settings};
+use crate::backend::cgroup::{Tree, TreeLimits};
+use crate::backend::process::ProcessBackend;
+use crate::config::{Config, ConfigError};
+use crate::host;
+use crate::launch::{Assets, LaunchError};
+use crate::policy::plan::Rules;
+use crate::policy::{BOX_ID_DEFAULT, FRONT_ID_DEFAULT};
+use crate::spec::Controllers;
+use crate::sys::{mount, packet};
+use crate::wire::CapacityWire;
+
+/// Where the configuration came from, so that its owner can be checked.
+#[derive(Debug)]
+pub struct Options {
+    pub config: Config,
+    pub config_file: Option<PathBuf>,
+}
+
+/// The engine can not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the engine must be started as root")]
+    NotRoot,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{0}: ceilings must be root's: the file must belong to root and be writable by nobody else")]
+    ConfigOwner(PathBuf),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+}
+
+trait Named<T> {
+    fn named(self, what: impl Into<String>) -> Result<T, StartError>;
+}
+
+impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
+    fn named(self, what: impl Into<String>) -> Result<T, StartError> {
+        self.map_err(|e| StartError::Io { what: what.into(), source: e.into() })
+    }
+}
+
+/// What launching needs (see ARCHITECTURE.md); SYS_ADMIN is root in practice, the gain is in the code that holds it.
+const CAPABILITIES: [Capability; 12] = [
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_CHROOT,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_KILL,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_MKNOD,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_SYS_RESOURCE,
+];
+
+/// The uid of `name`, or `default` where the host has no such user.
+pub fn uid_of(name: &str, default: u32) -> u32 {
+    nix::unistd::User::from_name(name).ok().flatten().map_or(default, |user| user.uid.as_raw())
+}
+
+/// Serves until SIGTERM.
+pub fn run(options: Options) -> Result<(), StartError> {
+    let Options { config, config_file } = options;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(StartError::NotRoot);
+    }
+    if let Some(file) = config_file {
+        let metadata = fs::metadata(&file).named(file.display().to_string())?;
+        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+            return Err(StartError::ConfigOwner(file));
+        }
+    }
+    fs::write("/proc/self/oom_score_adj", "-900").named("oom_score_adj")?;
+    let run = Directories::make(&config.run_dir)?;
+    let (journal, left) = Journal::open(&run.own.join("journal")).named("journal")?;
+    let mut leases = Leases::claim(config.host.lease_first_uid, config.host.lease_count)?;
+    if let Some(next) = left.next_uid {
+        leases.resume(next);
+    }
+    // A mount namespace of its own: templates are not seen by the host and go with the engine, however it ends.
+    unshare(CloneFlags::CLONE_NEWNS).named("mount namespace")?;
+    mount::make_private(c"/").named("mount namespace")?;
+    let limits = tree_limits(&config)?;
+    let name = match config.host.lease_first_uid {
+        Some(first) => format!("sandkeep-{first}"),
+        None if leases.slice() == 0 => "sandkeep".to_owned(),
+        None => format!("sandkeep-{}", leases.slice()),
+    };
+    let tree = Tree::open(&name, &limits)?;
+    for note in tree.iter().flat_map(|t| &t.notes) {
+        tracing::warn!(note, "cgroup");
+    }
+    let cgroup2 = match tree.as_ref().map(Tree::works) {
+        Some(Ok(())) => true,
+        Some(Err(e)) => {
+            tracing::warn!(error = %e, "cgroup2 does not work as needed");
+            false
+        }
+        None => false,
+    };
+    if !left.sandboxes.is_empty() {
+        tracing::warn!(count = left.sandboxes.len(), "sandboxes of an engine that died were removed");
+    }
+    let box_id = uid_of(&config.host.box_user, BOX_ID_DEFAULT);
+    let assets = Assets::make(&run.own, box_id)?;
+    let controllers = tree.as_ref().map(|t| t.controllers).unwrap_or(Controllers::default());
+    let facts = host::facts(cgroup2, controllers, &run.own.join("empty"), &config.run_dir);
+    // Probes needed no more than these, and neither does anything later.
+    keep_capabilities().named("capabilities")?;
+    let front_uid = uid_of(&config.host.front_user, FRONT_ID_DEFAULT);
+    let socket = config.engine_socket();
+    let listener = listen(&socket, front_uid).named(socket.display().to_string())?;
+    let settings = Settings {
+        rules: Rules {
+            ceilings: config.ceilings,
+            allow_degraded: config.allow_degraded,
+            runtime_directories: config.host.runtime_directories.iter().map(|d| d.display().to_string()).collect(),
+            box_id,
+            top_level: host::top_level().named("/")?,
+        },
+        facts,
+        capacity: CapacityWire { sandboxes_max: config.capacity.sandboxes, memory_bytes_max: limits.memory_bytes },
+        minimal_enabled: config.levels.minimal,
+        front_uid,
+    };
+    tracing::info!(
+        socket = %socket.display(), leases_from = leases.first(), cgroup = name, facts = ?settings.facts, "engine ready"
+    );
+    let backend = ProcessBackend::new(assets, tree.filter(|_| cgroup2))?;
+    let served = Monitor::new(settings, backend, leases, journal, listener).and_then(Monitor::run);
+    fs::remove_file(&socket).named(socket.display().to_string())?;
+    run.remove();
+    served.named("engine")
+}
+
+/// Directories below /run that are the engine's.
+struct Directories {
+    /// Root's alone: journal, and the mount point of the templates in the engine's own namespace.
+    own: PathBuf,
+}
+
+impl Directories {
+    fn make(run_dir: &Path) -> Result<Self, StartError> {
+        let own = run_dir.join("engine");
+        DirBuilder::new().recursive(true).mode(0o755).create(run_dir).named(run_dir.display().to_string())?;
+        let metadata = fs::symlink_metadata(run_dir).named(run_dir.display().to_string())?;
+        if !metadata.is_dir() || metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+            let reason = io::Error::other("must be a directory of root's that nobody else can write to");
+            return Err(reason).named(run_dir.display().to_string());
+        }
+        match DirBuilder::new().mode(0o700).create(&own) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.named(own.display().to_string())?,
+        }
+        Ok(Self { own })
+    }
+
+    /// Best effort: an empty directory below /run harms nobody. The templates' mount hides it from this process.
+    fn remove(&self) {
+        let _ = nix::mount::umount2(&self.own, nix::mount::MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.own);
+    }
+}
+
+/// Capacity, with the host's size where none is configured.
+fn tree_limits(config: &Config) -> Result<TreeLimits, StartError> {
+    use procfs::Current;
+    let memory = procfs::Meminfo::current().map_err(io::Error::other).named("/proc/meminfo")?.mem_total;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    Ok(TreeLimits {
+        memory_bytes: config.capacity.memory_bytes.unwrap_or(memory / 4 * 3),
+        pids: config.capacity.pids.into(),
+        cpu_centipercent: config.capacity.cpu_centipercent.unwrap_or(cores * 10_000),
+    })
+}
+
+/// Narrows this process to [`CAPABILITIES`], and what it executes to nothing more.
+fn keep_capabilities() -> io::Result<()> {
+    let wanted: CapsHashSet = CAPABILITIES.into_iter().collect();
+    let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let kept: CapsHashSet = held.intersection(&wanted).copied().collect();
+    for capability in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&wanted) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other)?;
+    }
+    caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;
+    caps::set(None, CapSet::Effective, &kept).map_err(io::Error::other)?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(io::Error::other)
+}
+
+/// The seam's socket, which only the front (and root) can open.
+fn listen(path: &Path, front_uid: u32) -> io::Result<std::os::fd::OwnedFd> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = packet::listener(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    chown(path, Some(front_uid), None)?;
+    Ok(listener)
+}

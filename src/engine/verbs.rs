@@ -1,0 +1,311 @@
+//! The handlers of the verbs. Each checks anew whatever the front may have checked before.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::monitor::Monitor;
+use super::sandbox::{ConnectionKey, Sandbox, WaitingExec};
+use super::states::{Permit, State, Use, permit};
+use crate::policy::plan::{self, Ask, plan};
+use crate::policy::RUNTIMES;
+use crate::spec::{KilledBy, Level, Outcome, SandboxId};
+use crate::wire::{
+    Create, Exec, FactsWire, LIST_PAGE, LevelFactsWire, LifetimeWire, PROTOCOL, Refusal, Reply, Request, RuntimeWire,
+    StatWire, Verb, WhyWire,
+};
+
+/// How long pid 1 may take to be ready.
+pub(super) const BUILD_WAIT: Duration = Duration::from_secs(10);
+
+impl Monitor {
+    pub(super) fn request(&mut self, from: ConnectionKey, request: Request, fds: Vec<OwnedFd>) {
+        let Request { seq, verb } = request;
+        let greeted = self.connection(from).is_some_and(|c| c.greeted);
+        if greeted == matches!(verb, Verb::Hello { .. }) {
+            return self.violation(from, seq, &format!("{} out of turn", verb.name()));
+        }
+        if !fds.is_empty() && !matches!(verb, Verb::Exec(_)) {
+            return self.violation(from, seq, &format!("descriptors beside {}", verb.name()));
+        }
+        match verb {
+            Verb::Hello { protocol } => self.hello(from, seq, protocol),
+            Verb::Probe => {
+                let facts = Reply::Facts(Box::new(self.facts()));
+                self.reply(from, seq, facts, Vec::new());
+            }
+            Verb::Create(create) => self.create(from, seq, create),
+            Verb::Exec(exec) => self.exec(from, seq, exec, fds),
+            Verb::Signal { id, why } => self.signal(from, seq, &id, why),
+            Verb::Stat { id } => self.stat(from, seq, &id),
+            Verb::List { after } => self.list(from, seq, after),
+            Verb::Destroy { id } => self.destroy(from, seq, &id),
+        }
+    }
+
+    fn refuse(&mut self, to: ConnectionKey, seq: u32, refusal: Refusal) {
+        self.reply(to, seq, Reply::Refused(refusal), Vec::new());
+    }
+
+    fn hello(&mut self, from: ConnectionKey, seq: u32, protocol: u32) {
+        if protocol != PROTOCOL {
+            return self.violation(from, seq, &format!("protocol {protocol}, this engine speaks {PROTOCOL}"));
+        }
+        if let Some(connection) = self.connection(from) {
+            connection.greeted = true;
+        }
+        let capacity = self.settings.capacity;
+        let hello = Reply::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned(), capacity };
+        self.reply(from, seq, hello, Vec::new());
+    }
+
+    fn facts(&self) -> FactsWire {
+        let f = &self.settings.facts;
+        let controllers = [("memory", f.controllers.memory), ("pids", f.controllers.pids), ("cpu", f.controllers.cpu)];
+        let level = |level: Level| {
+            let (available, missing, degraded) =
+                match plan::availability(level, f, self.settings.rules.allow_degraded) {
+                    Ok(degraded) => (true, Vec::new(), degraded),
+                    Err(missing) => (false, missing, Vec::new()),
+                };
+            LevelFactsWire { level: level.into(), available, missing, degraded }
+        };
+        FactsWire {
+            kernel_major: f.kernel.major,
+            kernel_minor: f.kernel.minor,
+            user_namespaces: f.user_namespaces,
+            proc_mountable: f.proc_mountable,
+            time_namespaces: f.time_namespaces,
+            cgroup2: f.cgroup2,
+            controllers: controllers.iter().filter(|(_, on)| *on).map(|(name, _)| name.to_string()).collect(),
+            seccomp: f.seccomp,
+            landlock_abi: f.landlock_abi,
+            overlay: f.overlay,
+            idmapped_mounts: f.idmapped_mounts,
+            memfd_noexec: f.memfd_noexec,
+            levels: Level::ALL.map(level).into(),
+            runtimes: RUNTIMES
+                .iter()
+                .map(|(name, program)| RuntimeWire {
+                    name: name.to_string(),
+                    program: std::path::Path::new(program).exists().then(|| program.to_string()),
+                })
+                .collect(),
+        }
+    }
+
+    fn create(&mut self, from: ConnectionKey, seq: u32, create: Create) {
+        let Ok(id) = create.id.parse::<SandboxId>() else {
+            return self.violation(from, seq, "a sandbox id that is none");
+        };
+        if self.by_id.contains_key(&id) {
+            return self.violation(from, seq, "a sandbox id that is in use");
+        }
+        match self.admit(&id, from, seq, &create) {
+            Ok(key) => self.wake(key, Instant::now() + BUILD_WAIT),
+            Err(refusal) => {
+                tracing::warn!(sandbox = %id, refusal = ?refusal, "not created");
+                self.refuse(from, seq, refusal);
+            }
+        }
+    }
+
+    /// Plans, leases, journals, builds. On a refusal nothing is left of it.
+    fn admit(&mut self, id: &SandboxId, from: ConnectionKey, seq: u32, create: &Create) -> Result<u64, Refusal> {
+        if self.stopping.is_some() {
+            return Err(Refusal::Draining);
+        }
+        if !RUNTIMES.iter().any(|(name, _)| *name == create.runtime) {
+            return Err(Refusal::UnknownRuntime);
+        }
+        if create.workspace.is_some() {
+            return Err(Refusal::UnknownWorkspace);
+        }
+        let level = Level::from(create.level);
+        if level == Level::Minimal && !self.settings.minimal_enabled {
+            return Err(Refusal::LevelUnavailable {
+                missing: vec!["the operator's consent: levels.minimal is off in the configuration".into()],
+            });
+        }
+        let ask = Ask { level, limits: create.limits.into() };
+        let plan = plan(&ask, &self.settings.rules, &self.settings.facts).map_err(|refusal| match refusal {
+            plan::Refusal::Unavailable { missing } => Refusal::LevelUnavailable { missing },
+            plan::Refusal::Limits(limits) => match limits.first() {
+                Some(first) => Refusal::LimitRefused { field: first.field.name().into(), most: first.most },
+                None => Refusal::Protocol { what: "limits".into() },
+            },
+        })?;
+        let capacity = self.settings.capacity;
+        if self.sandboxes.len() >= capacity.sandboxes_max as usize {
+            return Err(Refusal::AtCapacity { what: format!("{} sandboxes", capacity.sandboxes_max) });
+        }
+        let promised = self.memory_promised + plan.limits.memory_bytes;
+        if promised > capacity.memory_bytes_max {
+            return Err(Refusal::AtCapacity { what: format!("{} bytes of memory promised", capacity.memory_bytes_max) });
+        }
+        let Some(uid) = self.leases.take() else {
+            return Err(Refusal::AtCapacity { what: "every uid of the lease range is in use".into() });
+        };
+        let uid = if crate::launch::fault::dropped(crate::launch::fault::Fence::Lease) { self.leases.first() } else { uid };
+        let built = self
+            .journal
+            .born(id, uid)
+            .map_err(|source| crate::launch::LaunchError { step: "journal", target: id.to_string(), source })
+            .and_then(|()| self.backend.build(id, &plan, uid));
+        let live = match built {
+            Ok(live) => live,
+            Err(e) => {
+                self.leases.give_back(uid);
+                self.note_gone(id);
+                return Err(Refusal::SetupFailed { errno: e.errno(), step: e.step.into(), target: e.target });
+            }
+        };
+        let key = self.key();
+        let sandbox = Sandbox {
+            id: id.clone(),
+            lifetime: create.lifetime,
+            owner: Some(from),
+            live,
+            state: State::Building,
+            born: Instant::now(),
+            create_seq: Some(seq),
+            waiting: None,
+            run: None,
+            cause: None,
+            outputs: Vec::new(),
+            full_mounts: 0,
+            destroy: false,
+            plan,
+        };
+        let watched = self.watch(key, &sandbox);
+        self.memory_promised = promised;
+        self.by_id.insert(id.clone(), key);
+        self.sandboxes.insert(key, sandbox);
+        if let Err(e) = watched {
+            // It is in the table, so its end is looked after like any other; it only can not be waited for by epoll.
+            tracing::error!(sandbox = %id, error = %e, "a sandbox can not be watched");
+            self.kill(key, Outcome::EngineFault);
+        }
+        Ok(key)
+    }
+
+    /// The sandbox `id`, if `verb` may be used on it now. Answers otherwise.
+    fn find(&mut self, from: ConnectionKey, seq: u32, id: &str, verb: Use) -> Option<u64> {
+        let key = id.parse::<SandboxId>().ok().and_then(|id| self.by_id.get(&id).copied());
+        let Some((key, state)) = key.and_then(|key| Some((key, self.sandboxes.get(&key)?.state))) else {
+            self.refuse(from, seq, Refusal::UnknownSandbox);
+            return None;
+        };
+        match permit(verb, state) {
+            Permit::Handle => Some(key),
+            Permit::TooLate => {
+                self.refuse(from, seq, Refusal::WrongState { state: state.name().into() });
+                None
+            }
+            Permit::Violation => {
+                self.violation(from, seq, &format!("{verb:?} on a sandbox that is {}", state.name()));
+                None
+            }
+        }
+    }
+
+    fn exec(&mut self, from: ConnectionKey, seq: u32, exec: Exec, mut fds: Vec<OwnedFd>) {
+        let Some(key) = self.find(from, seq, &exec.id, Use::Exec) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        let command = match exec.command(fds.len(), sandbox.lifetime) {
+            Ok(command) => command,
+            Err(e) => return self.violation(from, seq, &e.to_string()),
+        };
+        if sandbox.waiting.is_some() {
+            return self.violation(from, seq, "a second Exec for one sandbox");
+        }
+        if sandbox.lifetime == LifetimeWire::Detached {
+            sandbox.outputs = fds.split_off(fds.len() - 2);
+        }
+        // The sandbox's own limit is the most; a front that asks for more gets no more.
+        let wall = Duration::from_millis(exec.wall_ms.clamp(1, sandbox.plan.limits.wall_ms));
+        let waiting = WaitingExec { seq, command, wall, fds };
+        sandbox.waiting = Some(waiting);
+        if sandbox.state == State::Ready {
+            self.start_command(key);
+        }
+    }
+
+    fn signal(&mut self, from: ConnectionKey, seq: u32, id: &str, why: WhyWire) {
+        let Some(key) = self.find(from, seq, id, Use::Signal) else { return };
+        let outcome = match why {
+            WhyWire::Caller => Outcome::Killed { by: KilledBy::Caller },
+            WhyWire::Disconnect => Outcome::Killed { by: KilledBy::Disconnect },
+            WhyWire::Shutdown => Outcome::Killed { by: KilledBy::Shutdown },
+            WhyWire::OutputLimit => Outcome::OutputLimit,
+        };
+        self.kill(key, outcome);
+        self.reply(from, seq, Reply::Done, Vec::new());
+    }
+
+    fn destroy(&mut self, from: ConnectionKey, seq: u32, id: &str) {
+        if let Some(at) = self.ended.iter().position(|e| e.stat.id == id) {
+            self.ended.remove(at);
+            return self.reply(from, seq, Reply::Done, Vec::new());
+        }
+        let Some(key) = self.find(from, seq, id, Use::Destroy) else { return };
+        if let Some(sandbox) = self.sandboxes.get_mut(&key) {
+            sandbox.destroy = true;
+        }
+        self.kill(key, Outcome::Killed { by: KilledBy::Caller });
+        self.reply(from, seq, Reply::Done, Vec::new());
+    }
+
+    fn stat(&mut self, from: ConnectionKey, seq: u32, id: &str) {
+        if let Some(ended) = self.ended.iter().find(|e| e.stat.id == id) {
+            let stat = Reply::Stat(StatWire { outputs: false, ..ended.stat.clone() });
+            return self.reply(from, seq, stat, Vec::new());
+        }
+        let Some(key) = self.find(from, seq, id, Use::Stat) else { return };
+        if let Some(sandbox) = self.sandboxes.get(&key) {
+            let stat = stat_of(sandbox);
+            self.reply(from, seq, Reply::Stat(stat), Vec::new());
+        }
+    }
+
+    fn list(&mut self, from: ConnectionKey, seq: u32, after: Option<String>) {
+        let mut all: Vec<(StatWire, &[OwnedFd])> = self.ended.iter().map(|e| (e.stat.clone(), &e.outputs[..])).collect();
+        all.extend(self.sandboxes.values().map(|s| (stat_of(s), &s.outputs[..])));
+        all.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+        let mut page: Vec<_> = all.into_iter().filter(|(s, _)| after.as_ref().is_none_or(|a| s.id > *a)).collect();
+        let more = page.len() > LIST_PAGE;
+        page.truncate(LIST_PAGE);
+        let mut fds = Vec::new();
+        let mut entries = Vec::new();
+        for (mut stat, outputs) in page {
+            let copies: Result<Vec<OwnedFd>, _> = outputs.iter().map(|fd| fd.as_fd().try_clone_to_owned()).collect();
+            match copies {
+                Ok(copies) => {
+                    stat.outputs = copies.len() == 2;
+                    fds.extend(copies);
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "output can not be handed out now");
+                    stat.outputs = false;
+                }
+            }
+            entries.push(stat);
+        }
+        self.reply(from, seq, Reply::List { entries, more }, fds);
+    }
+}
+
+pub(super) fn stat_of(sandbox: &Sandbox) -> StatWire {
+    StatWire {
+        id: sandbox.id.to_string(),
+        level: sandbox.plan.level.into(),
+        state: sandbox.state.name().into(),
+        lifetime: sandbox.lifetime,
+        host_pid: sandbox.live.pid(),
+        command_pid: sandbox.run.as_ref().and_then(|run| run.pid),
+        cgroup_path: sandbox.live.cgroup_path().map(|p| p.display().to_string()),
+        age_ms: sandbox.born.elapsed().as_millis() as u64,
+        usage: sandbox.usage().into(),
+        outputs: false,
+        end: None,
+    }
+}
