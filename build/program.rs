@@ -159,7 +159,10 @@ fn alternatives(args: &[Condition]) -> Result<Vec<Vec<SeccompCondition>>, Backen
         let values =
             condition.values.iter().map(|(_, value)| SeccompCondition::new(condition.arg, len(), op(), *value));
         let values = values.collect::<Result<Vec<_>, _>>()?;
-        all = all.iter().flat_map(|done| values.iter().map(|value| [&done[..], &[value.clone()]].concat())).collect();
+        all = all
+            .iter()
+            .flat_map(|done| values.iter().map(|value| [done, std::slice::from_ref(value)].concat()))
+            .collect();
     }
     Ok(all)
 }
