@@ -101,6 +101,7 @@ impl Leases {
     }
 
     /// How many are out.
+    #[cfg(test)]
     pub fn in_use(&self) -> u32 {
         self.fresh - self.free.len() as u32
     }

@@ -89,7 +89,10 @@ pub fn run(options: Options) -> Result<(), StartError> {
             return Err(StartError::ConfigOwner(file));
         }
     }
-    fs::write("/proc/self/oom_score_adj", "-900").named("oom_score_adj")?;
+    // Needs CAP_SYS_RESOURCE, which a container may withhold; the parent cgroup's cap holds all the same.
+    if let Err(e) = fs::write("/proc/self/oom_score_adj", "-900") {
+        tracing::warn!(error = %e, "oom_score_adj can not be lowered, ignoring");
+    }
     let run = Directories::make(&config.run_dir)?;
     let (journal, left) = Journal::open(&run.own.join("journal")).named("journal")?;
     let mut leases = Leases::claim(config.host.lease_first_uid, config.host.lease_count)?;
@@ -121,9 +124,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
         tracing::warn!(count = left.sandboxes.len(), "sandboxes of an engine that died were removed");
     }
     let box_id = uid_of(&config.host.box_user, BOX_ID_DEFAULT);
-    let assets = Assets::make(&run.own, box_id)?;
+    let assets = Assets::make(&run.templates, box_id)?;
     let controllers = tree.as_ref().map(|t| t.controllers).unwrap_or(Controllers::default());
-    let facts = host::facts(cgroup2, controllers, &run.own.join("empty"), &config.run_dir);
+    let facts = host::facts(cgroup2, controllers, &run.templates.join("empty"), &config.run_dir);
     // Probes needed no more than these, and neither does anything later.
     keep_capabilities().named("capabilities")?;
     let front_uid = uid_of(&config.host.front_user, FRONT_ID_DEFAULT);
@@ -154,8 +157,10 @@ pub fn run(options: Options) -> Result<(), StartError> {
 
 /// Directories below /run that are the engine's.
 struct Directories {
-    /// Root's alone: journal, and the mount point of the templates in the engine's own namespace.
+    /// Root's alone.
     own: PathBuf,
+    /// Where the templates are mounted, in the engine's own namespace.
+    templates: PathBuf,
 }
 
 impl Directories {
@@ -167,16 +172,20 @@ impl Directories {
             let reason = io::Error::other("must be a directory of root's that nobody else can write to");
             return Err(reason).named(run_dir.display().to_string());
         }
-        match DirBuilder::new().mode(0o700).create(&own) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.named(own.display().to_string())?,
+        let templates = own.join("templates");
+        for dir in [&own, &templates] {
+            match DirBuilder::new().mode(0o700).create(dir) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                result => result.named(dir.display().to_string())?,
+            }
         }
-        Ok(Self { own })
+        Ok(Self { own, templates })
     }
 
-    /// Best effort: an empty directory below /run harms nobody. The templates' mount hides it from this process.
+    /// Best effort: an empty directory below /run harms nobody.
     fn remove(&self) {
-        let _ = nix::mount::umount2(&self.own, nix::mount::MntFlags::MNT_DETACH);
+        let _ = nix::mount::umount2(&self.templates, nix::mount::MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.templates);
         let _ = fs::remove_dir(&self.own);
     }
 }

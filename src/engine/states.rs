@@ -23,6 +23,7 @@ pub enum State {
 }
 
 impl State {
+    #[cfg(test)]
     pub const ALL: [State; 5] = [State::Building, State::Ready, State::Starting, State::Running, State::Ending];
 
     pub fn name(self) -> &'static str {

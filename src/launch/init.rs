@@ -88,6 +88,9 @@ fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
         write_file("/proc/sys/vm/memfd_noexec", "2").step("memfd_noexec", "2")?;
     }
     take_ids(setup.id, user_namespace)?;
+    // The change of ids made this process's own /proc files root's. No other process of this uid exists yet, and the
+    // mark is taken away again below, before one can.
+    prctl::set_dumpable(true).step("dumpable", "1")?;
 
     // Propagation first: without it an attached mount could travel back to the host.
     mount::make_private(c"/").step("private mounts", "/")?;
