@@ -1,6 +1,7 @@
 //! What happens to a sandbox between its verbs: news from its pid 1, its deadlines, its end.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, fchown};
@@ -8,6 +9,7 @@ use nix::unistd::{Gid, Uid, fchown};
 use super::monitor::Monitor;
 use super::sandbox::{Run, WaitingExec};
 use super::states::State;
+use super::passed::is_pipe;
 use super::verbs::stat_of;
 use crate::launch::channel::{FromInit, ToInit, numbers, receive, send};
 use crate::spec::{Clock, KilledBy, Outcome, SandboxId};
@@ -156,10 +158,8 @@ impl Monitor {
             end: None,
         });
         // Opening /dev/stdout again inside needs an owner that is the sandbox.
-        let owned = fds.iter().try_for_each(|fd| match fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))) {
-            // Sealed memfds and devices need not change hands.
-            Ok(()) | Err(nix::errno::Errno::EPERM | nix::errno::Errno::EROFS) => Ok(()),
-            Err(e) => Err(io::Error::from(e)),
+        let owned = fds.iter().filter(|fd| is_pipe(fd.as_fd())).try_for_each(|fd| {
+            fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(io::Error::from)
         });
         let sent = owned.and_then(|()| send(sandbox.live.channel(), &message, &numbers(&fds)));
         if let Err(e) = sent {

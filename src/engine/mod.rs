@@ -6,6 +6,7 @@ mod journal;
 mod leases;
 mod lifecycle;
 mod monitor;
+mod passed;
 mod sandbox;
 mod start;
 mod states;

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::monitor::Monitor;
+use super::passed::may_be_passed;
 use super::sandbox::{ConnectionKey, Sandbox, WaitingExec};
 use super::states::{Permit, State, Use, permit};
 use crate::policy::plan::{self, Ask, plan};
@@ -215,6 +216,9 @@ impl Monitor {
             Ok(command) => command,
             Err(e) => return self.violation(from, seq, &e.to_string()),
         };
+        if !fds.iter().all(|fd| may_be_passed(fd.as_fd())) {
+            return self.violation(from, seq, "a descriptor that is neither a pipe nor a sealed memfd");
+        }
         if sandbox.waiting.is_some() {
             return self.violation(from, seq, "a second Exec for one sandbox");
         }

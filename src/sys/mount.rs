@@ -41,6 +41,9 @@ pub fn new_filesystem(kind: &CStr, options: &[(&CStr, Option<&CStr>)], attrs: At
         let context = check(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC))?;
         let context = OwnedFd::from_raw_fd(context as RawFd);
         let fd = context.as_raw_fd();
+        // What mount tables show as the device; the kernel's own word is "none".
+        let source = c"source".as_ptr();
+        check(libc::syscall(libc::SYS_fsconfig, fd, libc::FSCONFIG_SET_STRING, source, kind.as_ptr(), 0))?;
         for (key, value) in options {
             let (command, value) = match value {
                 Some(value) => (libc::FSCONFIG_SET_STRING, value.as_ptr()),

@@ -246,7 +246,7 @@ impl Front {
 pub fn pipes() -> (OwnedFd, OwnedFd, Vec<OwnedFd>) {
     use nix::fcntl::OFlag;
     use nix::unistd::pipe2;
-    let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+    let null = sealed(b"");
     let (out_read, out_write) = pipe2(OFlag::O_CLOEXEC).unwrap();
     let (err_read, err_write) = pipe2(OFlag::O_CLOEXEC).unwrap();
     (out_read, err_read, vec![null, out_write, err_write])
@@ -258,4 +258,16 @@ pub fn read_all(fd: OwnedFd) -> std::thread::JoinHandle<String> {
         std::fs::File::from(fd).read_to_end(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+/// A sealed memfd that holds `bytes`.
+pub fn sealed(bytes: &[u8]) -> OwnedFd {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::io::{Seek, Write};
+    let mut file = std::fs::File::from(memfd_create("t", MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC).unwrap());
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all())).unwrap();
+    file.into()
 }
