@@ -160,6 +160,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Runs the daemon until SIGTERM or SIGINT and leaves nothing but its state.
     pub fn run(self) -> Result<(), SupervisorError> {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
         let mut mask = SigSet::empty();
         [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().for_each(|s| mask.add(s));
         mask.thread_block().named("signals")?;

@@ -213,6 +213,7 @@ mod tests {
             ("[http]\nqueue_max = 0", "http.queue_max"),
             ("[runtimes]\ndirectories = ['opt']", "runtimes.directories"),
             ("[runtimes]\ndirectories = ['/']", "runtimes.directories"),
+            ("[runtimes]\ndirectories = ['/opt/a:b']", "runtimes.directories"),
             ("state_dir = 'x'", "state_dir"),
             ("[[principals]]\nname = 'a b'\nuids = [1]", "principals.name"),
         ] {

@@ -187,10 +187,13 @@ fn centipercent(key: &'static str, percent: f64) -> Result<u32, ConfigError> {
 
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    if path.is_absolute() && plain && path.parent().is_some() {
-        Ok(path)
-    } else {
-        Err(bad(key, format!("{} is not an absolute path below / without '..'", path.display())))
+    if !path.is_absolute() || !plain || path.parent().is_none() {
+        return Err(bad(key, format!("{} is not an absolute path below / without '..'", path.display())));
+    }
+    // overlayfs takes its directories as one string and gives these a meaning.
+    match path.to_str() {
+        Some(text) if !text.chars().any(|c| matches!(c, ':' | ',' | '\\') || c.is_control()) => Ok(path),
+        _ => Err(bad(key, format!("{} holds ':', ',', '\\' or a control character", path.display()))),
     }
 }
 

@@ -216,15 +216,22 @@ impl Monitor {
                 break;
             }
             self.timers.pop();
+            // A later call of `wake` replaced this one.
+            if self.sandboxes.get(&key).is_none_or(|s| s.next_check != Some(at)) {
+                continue;
+            }
             if let Some(next) = self.check(key, now) {
                 self.wake(key, next);
             }
         }
     }
 
-    /// Looks at sandbox `key` again at `at`.
+    /// Looks at sandbox `key` again at `at`, and not before.
     pub(super) fn wake(&mut self, key: u64, at: Instant) {
-        self.timers.push(Reverse((at, key)));
+        if let Some(sandbox) = self.sandboxes.get_mut(&key) {
+            sandbox.next_check = Some(at);
+            self.timers.push(Reverse((at, key)));
+        }
     }
 
     fn stop(&mut self) {

@@ -35,6 +35,8 @@ pub struct Sandbox {
     /// Scratch mounts found full before a kill.
     pub full_mounts: u32,
     pub destroy: bool,
+    /// When the monitor looks at it again by itself.
+    pub next_check: Option<Instant>,
 }
 
 #[derive(Debug)]

@@ -89,6 +89,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
             return Err(StartError::ConfigOwner(file));
         }
     }
+    // What is made for sandboxes must be readable in them, whatever the caller's mask is.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Needs CAP_SYS_RESOURCE, which a container may withhold; the parent cgroup's cap holds all the same.
     if let Err(e) = fs::write("/proc/self/oom_score_adj", "-900") {
         tracing::warn!(error = %e, "oom_score_adj can not be lowered, ignoring");

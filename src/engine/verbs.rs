@@ -175,6 +175,7 @@ impl Monitor {
             outputs: Vec::new(),
             full_mounts: 0,
             destroy: false,
+            next_check: None,
             plan,
         };
         let watched = self.watch(key, &sandbox);

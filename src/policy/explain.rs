@@ -59,9 +59,13 @@ fn describe(plan: &Plan) -> String {
 fn write_plan(out: &mut String, plan: &Plan) -> std::fmt::Result {
     let l = &plan.limits;
     writeln!(out, "level {} ({})", plan.level, plan.level.backend().name())?;
-    writeln!(out, "  uid and gid inside   {}", plan.box_id)?;
-    writeln!(out, "  uid and gid outside  leased, one a sandbox")?;
     let names: Vec<_> = plan.namespaces.iter().map(|n| n.name()).collect();
+    if names.contains(&"user") {
+        writeln!(out, "  uid and gid inside   {}", plan.box_id)?;
+        writeln!(out, "  uid and gid outside  leased, one a sandbox")?;
+    } else {
+        writeln!(out, "  uid and gid          leased, one a sandbox")?;
+    }
     writeln!(out, "  namespaces           {}", names.join(" "))?;
     let network = if names.contains(&"net") { "none (an empty network namespace)" } else { "the host's" };
     writeln!(out, "  network              {network}")?;
