@@ -25,3 +25,20 @@ pub struct Invocation {
     /// Read end of the pipe through which the driver hands back its result, where the runtime has one.
     pub result: Option<OwnedFd>,
 }
+
+/// The languages of this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    Bash,
+    Python,
+}
+
+impl Runtime {
+    /// `code` (without NUL) as a command of this runtime. Each run needs its own: descriptors are used up.
+    pub fn invocation(self, code: &str) -> std::io::Result<Invocation> {
+        match self {
+            Runtime::Bash => bash::invocation(code),
+            Runtime::Python => python::invocation(code),
+        }
+    }
+}
