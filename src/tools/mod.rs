@@ -1,1 +1,24 @@
-//! (in progress)
+//! The tools offered to callers: typed input and output, one file each, one registry.
+//!
+//! Transports decode a [`call::Call`], hand it to the [`execute::Service`] and encode what comes back. Nothing here
+//! knows HTTP, and nothing here knows more of the engine than its verbs.
+
+mod admission;
+mod bash;
+pub mod call;
+pub mod execute;
+mod finish;
+mod level;
+pub mod live;
+mod output;
+mod plan;
+pub mod principal;
+mod python;
+mod registry;
+mod replies;
+mod run;
+mod schema;
+
+pub use finish::{Execution, SandboxFacts, StreamFacts, ToolError};
+pub use registry::{Registry, Tool, ToolSpec};
+pub use schema::Violation;

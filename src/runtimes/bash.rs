@@ -1,0 +1,93 @@
+//! bash: the script is read from descriptor 3 and evaluated, so that it behaves as with `bash -c`.
+
+use std::io;
+
+use super::{Invocation, code};
+
+/// Reads the whole script (which holds no NUL), closes the descriptor and evaluates it on line 1, so that messages carry
+/// the script's own line numbers. `wait -p` is the one builtin that unsets a variable and leaves its last argument,
+/// expanded before, in `$_`: so neither a variable nor a positional parameter of the loader is left for the script.
+const LOADER: &str = r#"read -r -d '' -u 3; exec 3<&-; wait -n -p REPLY "$REPLY" 2>/dev/null; eval -- "$_""#;
+
+/// `script` as a command. It must hold no NUL byte: bash can not carry one.
+pub fn invocation(script: &str) -> io::Result<Invocation> {
+    Ok(Invocation {
+        runtime: "bash",
+        argv: ["bash", "-c", LOADER, "bash"].map(str::to_owned).into(),
+        extra: vec![code::sealed(script)?],
+        result: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    /// Runs `script` as a sandbox would, natively: the sealed file becomes descriptor 3 by way of a small outer shell.
+    fn run(script: &str, stdin: &str) -> (String, String, Option<i32>) {
+        use std::os::fd::AsRawFd;
+        let invocation = invocation(script).unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), invocation.extra[0].as_raw_fd());
+        let mut child = Command::new("bash")
+            .args(["-c", "exec 3<\"$CODE\"; unset CODE; exec \"$@\"", "outer"])
+            .args(&invocation.argv)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("CODE", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A script that reads no input closes the pipe early.
+        let _broken_pipe = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        let out = child.wait_with_output().unwrap();
+        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap(), out.status.code())
+    }
+
+    #[test]
+    fn scripts_behave_as_with_dash_c() {
+        for (script, stdout, stderr, code) in [
+            ("", "", "", 0),
+            ("exit 3", "", "", 3),
+            ("set -e\nfalse\necho no", "", "", 1),
+            ("exec echo a", "a\n", "", 0),
+            ("trap 'echo bye' EXIT\nexit 4", "bye\n", "", 4),
+            ("cat <<E\nhello $0\nE", "hello bash\n", "", 0),
+            ("echo $0 $# ${REPLY-unset} ${MAPFILE-unset}", "bash 0 unset unset\n", "", 0),
+            ("set -u; echo \"$LINENO\"\necho $LINENO", "1\n2\n", "", 0),
+            ("foo", "", "bash: line 1: foo: command not found\n", 127),
+            ("true\n\nfoo -x", "", "bash: line 3: foo: command not found\n", 127),
+            ("-n", "", "bash: line 1: -n: command not found\n", 127),
+            ("%1", "", "bash: line 1: fg: no job control\n", 1),
+            ("echo a \\\n  b", "a b\n", "", 0),
+            ("printf 'x'; echo -n y", "xy", "", 0),
+            ("echo 'trailing'   \n\n", "trailing\n", "", 0),
+            ("[ -e /proc/$$/fd/3 ] || echo closed", "closed\n", "", 0),
+            ("f() { return 7; }; f", "", "", 7),
+            ("(exit 9); echo $?", "9\n", "", 0),
+        ] {
+            assert_eq!(run(script, ""), (stdout.into(), stderr.into(), Some(code)), "{script:?}");
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        let (stdout, stderr, code) = run("echo a\nfor(", "");
+        assert_eq!((stdout.as_str(), code), ("a\n", Some(2)));
+        assert!(stderr.contains("line 2: syntax error"), "{stderr}");
+    }
+
+    #[test]
+    fn standard_input_belongs_to_the_script() {
+        assert_eq!(run("read a; echo got $a; cat", "1\n2\n3\n").0, "got 1\n2\n3\n");
+    }
+
+    #[test]
+    fn a_script_of_a_mebibyte_runs() {
+        let script = format!("{}\necho big; exit 7", "#".repeat(1024 * 1024 - 32));
+        assert_eq!(run(&script, ""), ("big\n".into(), String::new(), Some(7)));
+    }
+}

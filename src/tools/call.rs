@@ -1,0 +1,95 @@
+//! One call of a tool, and the ways in which it can be refused.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::Violation;
+use crate::spec::{ExecutionId, Level, LimitRequest, WorkspaceName};
+use crate::wire::client::ClientError;
+
+/// What a caller asks for, decoded; parameters are not checked yet.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub tool: String,
+    pub parameters: Map<String, Value>,
+    pub context: Context,
+}
+
+/// Everything beside tool and parameters; the default is an empty `context`.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    pub execution_id: Option<ExecutionId>,
+    pub agent_id: Option<String>,
+    pub metadata: Option<Map<String, Value>>,
+    /// For the whole call, waits and retries included.
+    pub timeout_ms: Option<u64>,
+    pub retry_count: u32,
+    pub sandbox_mode: Option<bool>,
+    pub level: Option<Level>,
+    pub workspace: Option<WorkspaceName>,
+    pub limits: LimitRequest,
+}
+
+/// The caller's wish that the same call gives the same reply: an id, and what tells whether the body is the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    pub key: String,
+    pub fingerprint: [u8; 32],
+}
+
+/// Nothing ran, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("there is no tool {0:?}")]
+    UnknownTool(String),
+    /// Fields of the call or its context.
+    #[error("{} of the request can not be accepted", fields(.0.len()))]
+    Request(Vec<Violation>),
+    /// The tool's schema refused.
+    #[error("{}", invalid(.0.len()))]
+    Parameters(Vec<Violation>),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("level {level} is not available on this host: {}", .missing.join("; "))]
+    LevelUnavailable { level: Level, missing: Vec<String> },
+    #[error("the engine can not be reached")]
+    EngineUnavailable(#[source] ClientError),
+    /// `target` is what the step worked on.
+    #[error("the sandbox could not be built: {step} {target}: {reason}")]
+    SetupFailed { step: String, target: String, reason: String },
+    #[error("at capacity: {what}")]
+    AtCapacity { what: String, retry_after: Option<Duration> },
+    #[error("the daemon is stopping")]
+    Draining,
+    #[error("the program {program} can not be run in the sandbox: {reason}")]
+    MissingToolchain { program: String, reason: String },
+    #[error("there is no workspace of this name")]
+    UnknownWorkspace,
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// The caller left, or the execution was ended through the API, before anything ran.
+    #[error("the execution was ended before it started")]
+    Ended,
+    #[error("{0}")]
+    Internal(String),
+}
+
+fn fields(n: usize) -> String {
+    if n == 1 { "1 field".into() } else { format!("{n} fields") }
+}
+
+fn invalid(n: usize) -> String {
+    if n == 1 { "1 parameter is invalid".into() } else { format!("{n} parameters are invalid") }
+}
+
+impl CallError {
+    /// Whether the same call may well succeed a moment later.
+    pub fn is_worth_retrying(&self) -> bool {
+        match self {
+            CallError::EngineUnavailable(_) | CallError::SetupFailed { .. } => true,
+            CallError::AtCapacity { retry_after, .. } => retry_after.is_some(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What came of a call: the streams and the outcome that a tool shapes its result from, and the whole of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::spec::{Clock, Enforced, ExecutionId, Level, LimitHit, Outcome, SandboxId, Usage};
+
+/// Why a call that got as far as a sandbox did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolError {
+    /// The outcome's kind, `nonzero_exit`, `exception`, or the tool's own.
+    pub code: &'static str,
+    pub message: String,
+}
+
+/// The end of a command as a tool sees it.
+pub struct Finished {
+    /// `None`: a sandbox was built and the command could not be placed into it.
+    pub outcome: Option<Outcome>,
+    /// Present where `outcome` is not.
+    pub refused: Option<ToolError>,
+    pub stdout: String,
+    pub stderr: String,
+    /// What came through the runtime's result pipe.
+    pub result: Option<Vec<u8>>,
+}
+
+impl Finished {
+    /// `None` where the command ended by itself with 0.
+    pub fn error(&self) -> Option<ToolError> {
+        let Some(outcome) = &self.outcome else { return self.refused.clone() };
+        let message = match outcome {
+            Outcome::Exited { code: 0 } => return None,
+            Outcome::Exited { code } => {
+                return Some(ToolError {
+                    code: "nonzero_exit",
+                    message: format!("the command exited with code {code}"),
+                });
+            }
+            Outcome::Signaled { signal } => format!("the command was ended by {}", signal_name(*signal)),
+            Outcome::TimedOut { clock: Clock::Wall } => "the command was killed when its time was over".into(),
+            Outcome::TimedOut { clock: Clock::Cpu } => "the command was killed when its cpu time was used up".into(),
+            Outcome::OutOfMemory => "the command was killed at its memory limit".into(),
+            Outcome::PidsLimit => "the command was killed for starting processes beyond its limit".into(),
+            Outcome::DiskLimit => "the command was killed for writing a file beyond its size limit".into(),
+            Outcome::OutputLimit => "the command was killed for far more output than is kept".into(),
+            Outcome::Killed { by } => format!("the command was killed ({})", by.name()),
+            Outcome::Denied { rule } => format!("the command was killed for a call that {rule} denies"),
+            Outcome::EngineFault => "the engine failed while the command ran".into(),
+        };
+        Some(ToolError { code: outcome.kind(), message })
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(known) => known.as_str().to_owned(),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+/// A tool's own result.
+pub struct Shaped {
+    pub result: Value,
+    pub success: bool,
+    pub error: Option<ToolError>,
+}
+
+/// What is told about one output stream beside its text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamFacts {
+    /// Written by the command, kept or not.
+    pub bytes: u64,
+    /// Only the first bytes were kept.
+    pub truncated: bool,
+    /// Bytes that are not UTF-8 were replaced.
+    pub lossy: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct SandboxFacts {
+    pub id: SandboxId,
+    pub level: Level,
+    /// What was substituted for what this host lacks.
+    pub degraded: Vec<String>,
+    pub enforced: Enforced,
+}
+
+/// A call after which there is something to tell: a sandbox was built for it.
+#[derive(Debug)]
+pub struct Execution {
+    pub id: ExecutionId,
+    pub tool: &'static str,
+    pub tool_version: &'static str,
+    pub agent_id: Option<String>,
+    pub metadata: Option<Map<String, Value>>,
+    pub result: Value,
+    pub success: bool,
+    pub error: Option<ToolError>,
+    pub outcome: Option<Outcome>,
+    pub limits_hit: Vec<LimitHit>,
+    /// From the call's arrival to its end, waits and retries included.
+    pub time: Duration,
+    pub attempts: u32,
+    pub usage: Usage,
+    pub stdout: StreamFacts,
+    pub stderr: StreamFacts,
+    pub sandbox: SandboxFacts,
+}
+
+pub(super) type Reply = Arc<Execution>;

@@ -1,0 +1,151 @@
+//! The table of executions that wait or run.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::principal::Principal;
+use crate::spec::{ExecutionId, Level, SandboxId};
+use crate::wire::WhyWire;
+
+/// Calls that are under way at once, waiting ones included.
+const LIVE_MAX: usize = 16_384;
+
+/// Who may have ended a call from outside.
+pub(super) type Cancel = watch::Sender<Option<WhyWire>>;
+
+/// One call under way.
+pub struct Entry {
+    pub id: ExecutionId,
+    /// The principal's name.
+    pub owner: String,
+    pub tool: &'static str,
+    pub level: Level,
+    pub agent_id: Option<String>,
+    pub started_at: SystemTime,
+    pub(super) since: Instant,
+    pub(super) cancel: Cancel,
+    sandbox: Mutex<Option<SandboxId>>,
+    /// Set once, when a command runs for the first time.
+    running: OnceLock<()>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        id: ExecutionId,
+        owner: &Principal,
+        tool: &'static str,
+        level: Level,
+        agent_id: Option<String>,
+    ) -> Self {
+        Self {
+            id,
+            owner: owner.name.clone(),
+            tool,
+            level,
+            agent_id,
+            started_at: SystemTime::now(),
+            since: Instant::now(),
+            cancel: watch::Sender::new(None),
+            sandbox: Mutex::new(None),
+            running: OnceLock::new(),
+        }
+    }
+
+    /// The sandbox of the current attempt.
+    pub fn sandbox(&self) -> Option<SandboxId> {
+        self.sandbox.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    pub(super) fn building(&self, id: &SandboxId) {
+        *self.sandbox.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(id.clone());
+    }
+
+    pub(super) fn started(&self) {
+        let _again = self.running.set(());
+    }
+
+    /// `queued`, `building`, `running` or `ending`.
+    pub fn state(&self) -> &'static str {
+        if self.cancel.borrow().is_some() {
+            "ending"
+        } else if self.running.get().is_some() {
+            "running"
+        } else if self.sandbox().is_some() {
+            "building"
+        } else {
+            "queued"
+        }
+    }
+
+    /// Ends the call; the first reason given stands.
+    pub(super) fn end(&self, why: WhyWire) {
+        self.cancel.send_if_modified(|reason| {
+            let first = reason.is_none();
+            if first {
+                *reason = Some(why);
+            }
+            first
+        });
+    }
+}
+
+/// Keyed by principal and id: one principal's ids say nothing about another's.
+#[derive(Default)]
+pub(super) struct Live {
+    entries: Mutex<HashMap<(String, ExecutionId), Arc<Entry>>>,
+}
+
+/// Takes its entry out of the table when dropped.
+pub(super) struct Listed {
+    live: Arc<Live>,
+    pub entry: Arc<Entry>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.live.lock().remove(&(self.entry.owner.clone(), self.entry.id.clone()));
+    }
+}
+
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, ExecutionId), Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// `None` where the table is full. The id must be new for this principal.
+    pub(super) fn insert(self: &Arc<Self>, entry: Entry) -> Option<Listed> {
+        let entry = Arc::new(entry);
+        let mut entries = self.lock();
+        if entries.len() >= LIVE_MAX {
+            return None;
+        }
+        entries.insert((entry.owner.clone(), entry.id.clone()), Arc::clone(&entry));
+        Some(Listed { live: Arc::clone(self), entry })
+    }
+
+    /// Those that `principal` may see, oldest first.
+    pub(super) fn list(&self, principal: &Principal) -> Vec<Arc<Entry>> {
+        let sees = |e: &&Arc<Entry>| principal.is_admin() || e.owner == principal.name;
+        let mut found: Vec<_> = self.lock().values().filter(sees).cloned().collect();
+        found.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.id.cmp(&b.id)));
+        found
+    }
+
+    /// Own ones first: an admin's own id is never shadowed by somebody else's.
+    pub(super) fn get(&self, principal: &Principal, id: &ExecutionId) -> Option<Arc<Entry>> {
+        let own = self.lock().get(&(principal.name.clone(), id.clone())).cloned();
+        own.or_else(|| self.list(principal).into_iter().find(|e| e.id == *id))
+    }
+
+    pub(super) fn end_all(&self, why: WhyWire) {
+        let all: Vec<_> = self.lock().values().cloned().collect();
+        all.iter().for_each(|entry| entry.end(why));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+}

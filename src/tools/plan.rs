@@ -1,0 +1,183 @@
+//! From a call to what will run: a tool's job, its level, its limits, its time.
+
+use serde_json::{Map, Value};
+
+use super::call::{Call, CallError, Context};
+use super::level;
+use super::principal::Principal;
+use super::registry::{Registry, Tool};
+use super::schema::Violation;
+use crate::config::Config;
+use crate::policy::table::{LimitRefusal, resolve_limits, table};
+use crate::runtimes::{Runtime, environment};
+use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits};
+
+pub(super) const CODE_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const STDIN_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a tool wants run.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub runtime: Runtime,
+    pub code: String,
+    /// The caller's own variables.
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    pub stdin: String,
+    /// `parameters.timeout`.
+    pub timeout_ms: Option<u64>,
+}
+
+/// A job that may run, at a level and within limits that this caller may have.
+pub(super) struct Plan {
+    pub job: Job,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    pub level: Level,
+    /// As asked for; the engine resolves it again.
+    pub request: LimitRequest,
+    pub limits: Limits,
+}
+
+/// Checks everything about `call` that can be known without the engine. Returns the plan and the rest of the call.
+pub(super) fn plan<'r>(
+    call: Call,
+    principal: &Principal,
+    registry: &'r Registry,
+    config: &Config,
+) -> Result<(Plan, Context, &'r dyn Tool), CallError> {
+    let Call { tool: name, parameters, context } = call;
+    let tool = registry.get(&name).ok_or_else(|| CallError::UnknownTool(crate::spec::capped(&name, 64)))?;
+    let spec = tool.spec();
+    let parameters = Value::Object(parameters);
+    let mut found = spec.schema.violations(&parameters);
+    let Value::Object(parameters) = parameters else { unreachable!("made an object above") };
+    if found.is_empty() {
+        found = tool.check(&parameters);
+    }
+    if !found.is_empty() {
+        return Err(CallError::Parameters(found));
+    }
+    let level = level::effective(&context, principal, spec.level, config.levels)?;
+    let job = tool.job(parameters);
+
+    let mut request = context.limits;
+    resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
+    let wall_most = table(level).wall_ms.most.min(config.ceilings.wall_ms);
+    if let Some(asked) = job.timeout_ms.filter(|ms| *ms > wall_most) {
+        let message = format!("{} is greater than the maximum of {}", seconds(asked), seconds(wall_most));
+        return Err(CallError::Parameters(vec![Violation::new("/parameters/timeout", message)]));
+    }
+    request.wall_ms = request.wall_ms.into_iter().chain(job.timeout_ms).min();
+    let limits =
+        resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
+
+    let env = environment(&config.host.runtime_directories, &job.env);
+    check_command(&job, &env)?;
+    Ok((Plan { job, env, level, request, limits }, context, tool))
+}
+
+/// The engine would refuse the whole message; the caller is told which parameter it is.
+fn check_command(job: &Job, env: &[(String, String)]) -> Result<(), CallError> {
+    let probe = Command::new(vec!["-".into()], env.to_vec(), job.cwd.clone(), 0);
+    let (pointer, error) = match probe {
+        Ok(_) => return Ok(()),
+        Err(error @ (CommandError::Cwd | CommandError::Nul("the working directory"))) => {
+            ("/parameters/working_dir", error)
+        }
+        Err(error) => ("/parameters/env", error),
+    };
+    Err(CallError::Parameters(vec![Violation::new(pointer, error.to_string())]))
+}
+
+fn named(refused: &[LimitRefusal]) -> Vec<Violation> {
+    refused.iter().map(violation).collect()
+}
+
+/// In the contract's field and unit.
+fn violation(r: &LimitRefusal) -> Violation {
+    let unit = match r.field {
+        LimitField::Memory | LimitField::FileSize => 1024.0 * 1024.0,
+        LimitField::Cpu => 100.0,
+        LimitField::CpuTime | LimitField::Wall => 1000.0,
+        LimitField::NetworkRequests | LimitField::Pids | LimitField::Output => 1.0,
+    };
+    let shown = |v: u64| v as f64 / unit;
+    let message = if r.asked > r.most {
+        format!("{} is greater than the maximum of {}", shown(r.asked), shown(r.most))
+    } else {
+        format!("{} is less than the minimum of {}", shown(r.asked), shown(r.least))
+    };
+    Violation::new(format!("/context/limits/{}", r.field.name()), message)
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// The schema has held it between 0 and 300.
+pub(super) fn timeout_ms(parameters: &Map<String, Value>) -> Option<u64> {
+    parameters.get("timeout").and_then(Value::as_f64).map(|s| ((s * 1000.0).ceil() as u64).max(1))
+}
+
+pub(super) fn no_nul(parameters: &Map<String, Value>, name: &str, found: &mut Vec<Violation>) {
+    if parameters.get(name).and_then(Value::as_str).is_some_and(|s| s.contains('\0')) {
+        found.push(Violation::new(format!("/parameters/{name}"), "holds a NUL byte"));
+    }
+}
+
+/// JSON schema counts characters; files and pipes count bytes.
+pub(super) fn bytes_at_most(parameters: &Map<String, Value>, name: &str, max: usize, found: &mut Vec<Violation>) {
+    if parameters.get(name).and_then(Value::as_str).is_some_and(|s| s.len() > max) {
+        found.push(Violation::new(format!("/parameters/{name}"), format!("is longer than {max} bytes")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Role;
+    use serde_json::json;
+
+    fn planned(parameters: Value, context: Context) -> Result<Plan, CallError> {
+        let Value::Object(parameters) = parameters else { panic!() };
+        let call = Call { tool: "bash".into(), parameters, context };
+        let registry = Registry::built_in();
+        plan(call, &Principal::new("t", Role::User), &registry, &Config::default()).map(|(plan, ..)| plan)
+    }
+
+    #[test]
+    fn the_smallest_time_wins() {
+        let limits = |wall_ms| LimitRequest { wall_ms, ..LimitRequest::default() };
+        for (timeout, limit, wall) in [
+            (json!(5), None, 5_000),
+            (json!(200), None, 200_000),
+            (json!(200), Some(10_000), 10_000),
+            (json!(0.25), Some(10_000), 250),
+            (json!(1e-9), None, 1),
+        ] {
+            let context = Context { limits: limits(limit), ..Context::default() };
+            let plan = planned(json!({ "command": "a", "timeout": timeout }), context).unwrap();
+            assert_eq!(plan.limits.wall_ms, wall, "{timeout}");
+        }
+        assert_eq!(planned(json!({ "command": "a" }), Context::default()).unwrap().limits.wall_ms, 30_000);
+    }
+
+    #[test]
+    fn limits_out_of_range_are_named_in_the_contracts_units() {
+        let limits = LimitRequest { memory_bytes: Some(1 << 40), pids: Some(1), ..LimitRequest::default() };
+        let context = Context { limits, ..Context::default() };
+        let Err(CallError::Request(found)) = planned(json!({ "command": "a" }), context) else { panic!() };
+        assert_eq!(
+            found[0],
+            Violation::new("/context/limits/max_memory_mb", "1048576 is greater than the maximum of 4096")
+        );
+        assert_eq!(found[1], Violation::new("/context/limits/max_processes", "1 is less than the minimum of 4"));
+    }
+
+    #[test]
+    fn a_relative_working_directory_lies_in_the_workspace() {
+        let plan = planned(json!({ "command": "a", "working_dir": "b/c" }), Context::default()).unwrap();
+        assert_eq!(plan.job.cwd, "/workspace/b/c");
+    }
+}

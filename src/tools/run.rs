@@ -1,0 +1,366 @@
+//! One attempt: room, pipes, Create and Exec in one go, output while it is written, and the end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::admission::Admission;
+use super::call::CallError;
+use super::finish::{SandboxFacts, ToolError};
+use super::live::Entry;
+use super::output::{Captured, Flood, drain, feed};
+use super::plan::Plan;
+use crate::runtimes::python::RESULT_BYTES_MAX;
+use crate::spec::{End, Enforced, Outcome, SandboxId, Usage, WorkspaceName, capped};
+use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
+use crate::wire::{Create, Exec, LifetimeWire, Refusal, Reply, Verb, WhyWire};
+
+/// The engine keeps a command's time; its report of the end may be this late before the engine counts as failed.
+const END_GRACE: Duration = Duration::from_secs(15);
+/// After the end no writer is left, so the pipes end at once; a pipe that does not is given up.
+const EOF_WAIT: Duration = Duration::from_secs(1);
+/// Of a name that the engine or a guest shaped.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// What every attempt of a call shares.
+pub(super) struct Attempt<'a> {
+    pub monitor: &'a Monitor,
+    pub admission: &'a std::sync::Arc<Admission>,
+    pub plan: &'a Plan,
+    pub workspace: Option<&'a WorkspaceName>,
+    /// Of the whole call.
+    pub deadline: Option<Instant>,
+    pub entry: &'a Entry,
+}
+
+/// A sandbox was built.
+pub(super) struct Ran {
+    pub sandbox: SandboxFacts,
+    /// `Err`: the command could not be placed into it.
+    pub end: Result<End, ToolError>,
+    pub stdout: Captured,
+    pub stderr: Captured,
+    pub result: Option<Vec<u8>>,
+}
+
+/// The front's ends.
+struct Ours {
+    stdin: Option<Sender>,
+    stdout: Receiver,
+    stderr: Receiver,
+    result: Option<Receiver>,
+}
+
+impl Attempt<'_> {
+    pub(super) async fn run(&self) -> Result<Ran, CallError> {
+        let mut cancel = self.entry.cancel.subscribe();
+        let room = async {
+            let client = self.monitor.client().await.map_err(CallError::EngineUnavailable)?;
+            let permit = self.admission.admit(self.plan.limits.memory_bytes, client.capacity(), self.deadline).await?;
+            // The engine may have been restarted while this call waited.
+            let client = if client.is_alive() {
+                client
+            } else {
+                self.monitor.client().await.map_err(CallError::EngineUnavailable)?
+            };
+            Ok::<_, CallError>((client, permit))
+        };
+        let (client, permit) = tokio::select! {
+            biased;
+            why = cancelled(&mut cancel) => return Err(ended(why)),
+            room = room => room?,
+        };
+        let id = SandboxId::from_random(random()?);
+        let wall_ms = self.wall_ms()?;
+        let mut exited = client.watch(id.as_str(), Box::new(permit)).map_err(CallError::EngineUnavailable)?;
+        self.entry.building(&id);
+        let (create, exec, ours) = match self.launch(&client, &id, wall_ms).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                destroy(client, id);
+                return Err(error);
+            }
+        };
+        let mut conversation =
+            pin!(self.converse(&client, &id, create, exec, ours, &mut exited, Duration::from_millis(wall_ms)));
+        loop {
+            tokio::select! {
+                biased;
+                why = cancelled(&mut cancel) => {
+                    // Follows Create and Exec on the same socket, so the engine knows the sandbox.
+                    let signal = Verb::Signal { id: id.as_str().to_owned(), why };
+                    let _lost = client.send(signal, &[]).await;
+                    break conversation.await;
+                }
+                ran = &mut conversation => break ran,
+            }
+        }
+    }
+
+    /// What is left for this command.
+    fn wall_ms(&self) -> Result<u64, CallError> {
+        let own = self.plan.limits.wall_ms;
+        let Some(deadline) = self.deadline else { return Ok(own) };
+        match deadline.saturating_duration_since(Instant::now()).as_millis() as u64 {
+            0 => Err(CallError::AtCapacity {
+                what: "the call's time was over before it could start".into(),
+                retry_after: None,
+            }),
+            left => Ok(own.min(left)),
+        }
+    }
+
+    /// Sends Create and Exec without waiting between them.
+    async fn launch(
+        &self,
+        client: &Client,
+        id: &SandboxId,
+        wall_ms: u64,
+    ) -> Result<(Pending, Pending, Ours), CallError> {
+        let job = &self.plan.job;
+        let (ours, theirs, argv, runtime) = self.prepare().map_err(no_descriptors)?;
+        let create = Verb::Create(Create {
+            id: id.as_str().to_owned(),
+            level: self.plan.level.into(),
+            runtime: runtime.to_owned(),
+            workspace: self.workspace.map(|w| w.as_str().to_owned()),
+            limits: self.plan.request.into(),
+            lifetime: LifetimeWire::Call,
+        });
+        let exec = Verb::Exec(Exec {
+            id: id.as_str().to_owned(),
+            argv,
+            env: self.plan.env.clone(),
+            cwd: job.cwd.clone(),
+            wall_ms,
+        });
+        let created = client.send(create, &[]).await.map_err(CallError::EngineUnavailable)?;
+        let fds: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
+        let started = client.send(exec, &fds).await.map_err(CallError::EngineUnavailable)?;
+        // `theirs` closes here: from now on only the sandbox holds those ends.
+        Ok((created, started, ours))
+    }
+
+    fn prepare(&self) -> io::Result<(Ours, Vec<OwnedFd>, Vec<String>, &'static str)> {
+        let job = &self.plan.job;
+        let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from);
+        let ((stdin_read, stdin_write), (stdout_read, stdout_write), (stderr_read, stderr_write)) =
+            (pipe()?, pipe()?, pipe()?);
+        let invocation = job.runtime.invocation(&job.code)?;
+        let mut theirs = vec![stdin_read, stdout_write, stderr_write];
+        theirs.extend(invocation.extra);
+        let ours = Ours {
+            // An empty input ends at once.
+            stdin: if job.stdin.is_empty() { None } else { Some(Sender::from_owned_fd(stdin_write)?) },
+            stdout: Receiver::from_owned_fd(stdout_read)?,
+            stderr: Receiver::from_owned_fd(stderr_read)?,
+            result: invocation.result.map(Receiver::from_owned_fd).transpose()?,
+        };
+        Ok((ours, theirs, invocation.argv, invocation.runtime))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one conversation, taken apart by its only caller")]
+    async fn converse(
+        &self,
+        client: &Client,
+        id: &SandboxId,
+        create: Pending,
+        exec: Pending,
+        ours: Ours,
+        exited: &mut Exited,
+        wall: Duration,
+    ) -> Result<Ran, CallError> {
+        let created = match create.reply().await {
+            Ok(Reply::Created(created)) => *created,
+            Ok(Reply::Refused(refusal)) => {
+                client.unwatch(id.as_str());
+                return Err(self.refused(refusal));
+            }
+            other => return Err(fault(client, id, "Create", other)),
+        };
+        let mut enforced = Enforced::from(created.enforced);
+        let started = Instant::now();
+        let kept = usize::try_from(created.limits.output_bytes.min(self.plan.limits.output_bytes)).unwrap_or(0);
+        let (mut stdout, mut stderr) = (Captured::new(kept), Captured::new(kept));
+        let mut document = Captured::new(RESULT_BYTES_MAX);
+        let end = match exec.reply().await {
+            Ok(Reply::Started { landlock }) => {
+                enforced.landlock = landlock.map(Into::into);
+                self.entry.started();
+                let streams = Streams { client, id, stdout: &mut stdout, stderr: &mut stderr, document: &mut document };
+                Ok(streams.until_end(ours, &self.plan.job.stdin, exited, started, wall).await)
+            }
+            Ok(Reply::Refused(Refusal::CommandFailed { step, target, errno })) => {
+                destroy(client.clone(), id.clone());
+                Err(misplaced(&step, &target, errno)?)
+            }
+            Ok(Reply::Refused(refusal)) => {
+                destroy(client.clone(), id.clone());
+                return Err(self.refused(refusal));
+            }
+            other => return Err(fault(client, id, "Exec", other)),
+        };
+        let degraded = created.degraded.iter().take(64).map(|d| capped(d, SHOWN_CHARS_MAX * 2)).collect();
+        let sandbox = SandboxFacts { id: id.clone(), level: self.plan.level, degraded, enforced };
+        Ok(Ran { sandbox, end, stdout, stderr, result: document.into_document() })
+    }
+
+    fn refused(&self, refusal: Refusal) -> CallError {
+        match refusal {
+            Refusal::LevelUnavailable { missing } => CallError::LevelUnavailable {
+                level: self.plan.level,
+                missing: missing.iter().map(|m| capped(m, SHOWN_CHARS_MAX)).collect(),
+            },
+            Refusal::LimitRefused { field, most } => CallError::Request(vec![super::Violation::new(
+                format!("/context/limits/{}", capped(&field, SHOWN_CHARS_MAX)),
+                format!("is greater than the engine's maximum of {most}"),
+            )]),
+            Refusal::AtCapacity { what } => CallError::AtCapacity {
+                what: capped(&what, SHOWN_CHARS_MAX),
+                retry_after: Some(Duration::from_secs(1)),
+            },
+            Refusal::SetupFailed { step, target, errno } => CallError::SetupFailed {
+                step: capped(&step, SHOWN_CHARS_MAX),
+                target: capped(&target, SHOWN_CHARS_MAX),
+                reason: errno_text(errno),
+            },
+            Refusal::Draining => CallError::Draining,
+            Refusal::UnknownWorkspace => CallError::UnknownWorkspace,
+            Refusal::UnknownRuntime => CallError::MissingToolchain {
+                program: format!("{:?}", self.plan.job.runtime).to_lowercase(),
+                reason: "the engine does not know this runtime".into(),
+            },
+            other @ (Refusal::CommandFailed { .. }
+            | Refusal::UnknownSandbox
+            | Refusal::WrongState { .. }
+            | Refusal::Protocol { .. }) => CallError::Internal(format!("the engine refused: {other:?}")),
+        }
+    }
+}
+
+/// Ends the wait for a cancel only when there is one.
+async fn cancelled(cancel: &mut watch::Receiver<Option<WhyWire>>) -> WhyWire {
+    loop {
+        if let Some(why) = *cancel.borrow_and_update() {
+            return why;
+        }
+        if cancel.changed().await.is_err() {
+            // The sender lives in the entry that this attempt borrows.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn ended(why: WhyWire) -> CallError {
+    match why {
+        WhyWire::Shutdown => CallError::Draining,
+        WhyWire::Caller | WhyWire::Disconnect | WhyWire::OutputLimit => CallError::Ended,
+    }
+}
+
+/// A conversation that went wrong before the command was known to run.
+fn fault(client: &Client, id: &SandboxId, verb: &'static str, got: Result<Reply, ClientError>) -> CallError {
+    destroy(client.clone(), id.clone());
+    match got {
+        Err(error) => CallError::EngineUnavailable(error),
+        Ok(_) => CallError::EngineUnavailable(ClientError::Unexpected { verb }),
+    }
+}
+
+/// Sees to it that nothing is left of a sandbox that will not be used.
+fn destroy(client: Client, id: SandboxId) {
+    tokio::spawn(async move {
+        match client.call(Verb::Destroy { id: id.as_str().to_owned() }).await {
+            // It never was, or is gone: no Reaped will come.
+            Ok(Reply::Refused(Refusal::UnknownSandbox)) => client.unwatch(id.as_str()),
+            Ok(_) | Err(ClientError::Lost) => {}
+            Err(error) => tracing::warn!(%error, sandbox = %id, "sandbox could not be destroyed"),
+        }
+    });
+}
+
+/// The place or the program of the command is not there. A missing program is no result: the tool can not work here.
+fn misplaced(step: &str, target: &str, errno: i32) -> Result<ToolError, CallError> {
+    let target = capped(target, SHOWN_CHARS_MAX);
+    if step != "chdir" {
+        return Err(CallError::MissingToolchain { program: target, reason: errno_text(errno) });
+    }
+    let code = match Errno::from_raw(errno) {
+        Errno::EACCES | Errno::EPERM => "permission_denied",
+        _ => "not_found",
+    };
+    Ok(ToolError { code, message: format!("working directory {target}: {}", errno_text(errno)) })
+}
+
+fn errno_text(errno: i32) -> String {
+    Errno::from_raw(errno).desc().to_owned()
+}
+
+fn no_descriptors(error: io::Error) -> CallError {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
+            CallError::AtCapacity { what: format!("the daemon: {error}"), retry_after: Some(Duration::from_secs(1)) }
+        }
+        _ => CallError::Internal(format!("pipes and code: {error}")),
+    }
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N], CallError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| CallError::Internal(format!("no random bytes: {e}")))?;
+    Ok(bytes)
+}
+
+/// The streams of a running command.
+struct Streams<'a> {
+    client: &'a Client,
+    id: &'a SandboxId,
+    stdout: &'a mut Captured,
+    stderr: &'a mut Captured,
+    document: &'a mut Captured,
+}
+
+impl Streams<'_> {
+    async fn until_end(self, ours: Ours, stdin: &str, exited: &mut Exited, started: Instant, wall: Duration) -> End {
+        let flood = Flood { client: self.client, sandbox: self.id };
+        let mut streams = pin!(async {
+            tokio::join!(
+                drain(Some(ours.stdout), self.stdout, &flood),
+                drain(Some(ours.stderr), self.stderr, &flood),
+                drain(ours.result, self.document, &flood),
+                feed(ours.stdin, stdin),
+            )
+        });
+        let mut overdue = pin!(tokio::time::sleep(wall + END_GRACE));
+        let mut drained = false;
+        let end = loop {
+            tokio::select! {
+                biased;
+                _ = &mut streams, if !drained => drained = true,
+                end = exited.end() => break end.ok(),
+                () = &mut overdue => {
+                    tracing::error!(sandbox = %self.id, "the engine reported no end of a command in time");
+                    destroy(self.client.clone(), self.id.clone());
+                    break None;
+                }
+            }
+        };
+        if !drained && tokio::time::timeout(EOF_WAIT, &mut streams).await.is_err() {
+            tracing::warn!(sandbox = %self.id, "output was still held open after the end of a sandbox");
+        }
+        match end {
+            Some(end) => end.into(),
+            None => {
+                let usage = Usage { wall_us: started.elapsed().as_micros() as u64, ..Usage::default() };
+                End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage }
+            }
+        }
+    }
+}
