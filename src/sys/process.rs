@@ -173,6 +173,19 @@ pub fn limit(resource: Resource, value: u64) -> io::Result<()> {
     check(unsafe { libc::setrlimit(resource.number(), &limit) }.into()).map(drop)
 }
 
+/// Lowers a limit to `value`; one that the host has set lower stays as it is.
+pub fn lower(resource: Resource, value: u64) -> io::Result<()> {
+    limit(resource, value.min(hard_limit(resource)?))
+}
+
+/// The hard limit of this process.
+pub fn hard_limit(resource: Resource) -> io::Result<u64> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the call.
+    check(unsafe { libc::getrlimit(resource.number(), &mut now) }.into())?;
+    Ok(now.rlim_max)
+}
+
 /// The resource limits that are used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
