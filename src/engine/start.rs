@@ -103,7 +103,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     }
     let run = Directories::make(&config.run_dir)?;
     let (journal, left) = Journal::open(&run.own.join("journal")).named("journal")?;
-    let mut leases = Leases::claim(config.host.lease_first_uid, config.host.lease_count)?;
+    let mut leases = Leases::claim(config.host.lease_first_uid, config.host.lease_count, left.next_uid)?;
     if let Some(next) = left.next_uid {
         leases.resume(next);
     }
