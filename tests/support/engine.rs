@@ -30,9 +30,20 @@ impl Engine {
     }
 
     pub fn start_in(dir: tempfile::TempDir, config: &str, extra: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_sandkeep-engine")), dir, config, extra)
+    }
+
+    /// As a child of `prefix`, which executes it.
+    pub fn start_under(prefix: &[&str]) -> Self {
+        let mut command = Command::new(prefix[0]);
+        command.args(&prefix[1..]).arg(env!("CARGO_BIN_EXE_sandkeep-engine"));
+        Self::start_by(command, tempfile::tempdir().unwrap(), "", &[])
+    }
+
+    fn start_by(mut command: Command, dir: tempfile::TempDir, config: &str, extra: &[&str]) -> Self {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, config).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_sandkeep-engine"))
+        let child = command
             .args(["--allow-degraded", "--state-dir"])
             .arg(dir.path())
             .arg("--config")
@@ -42,9 +53,10 @@ impl Engine {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let engine = Self { child, dir };
+        let mut engine = Self { child, dir };
         let deadline = Instant::now() + Duration::from_secs(20);
         while packet_connect(&engine.socket()).is_none() {
+            assert!(engine.child.try_wait().unwrap().is_none(), "the engine ended at its start");
             assert!(Instant::now() < deadline, "the engine did not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -71,6 +83,11 @@ impl Engine {
     /// SIGTERM; returns whether it ended well.
     pub fn stop(mut self) -> bool {
         self.signal(Signal::SIGTERM);
+        self.child.wait().unwrap().success()
+    }
+
+    /// Of one that was told to stop before.
+    pub fn stop_after(mut self) -> bool {
         self.child.wait().unwrap().success()
     }
 
