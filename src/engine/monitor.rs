@@ -82,6 +82,8 @@ pub struct Settings {
     pub minimal_enabled: bool,
     /// Uids that may connect, beside root.
     pub front_uid: u32,
+    /// Ended detached sandboxes whose output is kept; of older ones only the end is.
+    pub outputs_kept_max: usize,
 }
 
 pub struct Monitor {
@@ -372,6 +374,13 @@ impl Monitor {
     pub(super) fn keep_end(&mut self, mut stat: StatWire, end: EndWire, outputs: Vec<OwnedFd>) {
         if self.ended.len() >= ENDED_MAX {
             self.ended.pop_front();
+        }
+        let with_outputs = self.ended.iter().filter(|e| !e.outputs.is_empty()).count();
+        if with_outputs >= self.settings.outputs_kept_max
+            && let Some(oldest) = self.ended.iter_mut().find(|e| !e.outputs.is_empty())
+        {
+            oldest.outputs.clear();
+            oldest.stat.outputs = false;
         }
         stat.outputs = outputs.len() == 2;
         stat.end = Some(end);

@@ -101,6 +101,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
     if let Err(e) = process::limit(Resource::Core, 1) {
         tracing::warn!(error = %e, "the core limit can not be set to 1 byte");
     }
+    // Each sandbox holds a few, each end of a detached one that nobody has taken holds two.
+    let descriptors = process::raise(Resource::OpenFiles).named("open files")?;
     let run = Directories::make(&config.run_dir)?;
     let (journal, left) = Journal::open(&run.own.join("journal")).named("journal")?;
     let mut leases = Leases::claim(config.host.lease_first_uid, config.host.lease_count, left.next_uid)?;
@@ -152,6 +154,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
         capacity: CapacityWire { sandboxes_max: config.capacity.sandboxes, memory_bytes_max: limits.memory_bytes },
         minimal_enabled: config.levels.minimal,
         front_uid,
+        // A quarter of the descriptors.
+        outputs_kept_max: (descriptors / 8) as usize,
     };
     tracing::info!(
         socket = %socket.display(), leases_from = leases.first(), cgroup = name, facts = ?settings.facts, "engine ready"

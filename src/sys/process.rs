@@ -184,6 +184,12 @@ pub fn lower(resource: Resource, value: u64) -> io::Result<()> {
     limit(resource, value.min(hard_limit(resource)?))
 }
 
+/// Raises the soft limit to the hard one, and says what it is.
+pub fn raise(resource: Resource) -> io::Result<u64> {
+    let hard = hard_limit(resource)?;
+    limit(resource, hard).map(|()| hard)
+}
+
 /// The hard limit of this process.
 pub fn hard_limit(resource: Resource) -> io::Result<u64> {
     let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
