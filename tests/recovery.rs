@@ -256,3 +256,35 @@ fn low_hard_limits_of_the_engine_are_no_end_of_sandboxes() {
     // Counted in blocks: 0 for 0 and for 1 byte. A byte is what stops a helper.
     assert!(ran.stdout.ends_with("0\n") && (!piped || ran.created.degraded.is_empty() || !ran.stdout.is_empty()));
 }
+
+/// Each holds two descriptors of its output until it is taken; they must not use up those that the engine lives on.
+#[test]
+fn ends_that_nobody_takes_do_not_choke_the_engine() {
+    if !machine::expect("root") {
+        return;
+    }
+    let engine = Engine::start_under(&["/usr/bin/prlimit", "--nofile=1024:1024"]);
+    let mut front = engine.connect();
+    for n in 0..600 {
+        let id = random_id();
+        let mut asked = create(&id, LevelWire::Standard);
+        asked.lifetime = LifetimeWire::Detached;
+        let mut command = exec(&id, "");
+        command.argv = vec!["true".into()];
+        match front.call(Verb::Create(asked)) {
+            Reply::Created(_) => {}
+            other => panic!("after {n}: {other:?}"),
+        }
+        let (out, err, mut fds) = pipes();
+        fds.extend([out, err]);
+        let seq = front.send(Verb::Exec(command), &fds);
+        drop(fds);
+        assert!(matches!(front.reply_to(seq).0, Reply::Started { .. }), "after {n}");
+        front.wait_reaped(&id);
+        front.events.clear();
+    }
+    // The newest are kept, whatever was given up for them.
+    let (entries, _) = front.list();
+    assert!(entries.len() > 100 && entries.iter().all(|e| e.end.is_some()));
+    assert_eq!(engine.connect().run(LevelWire::Standard, "echo well").stdout, "well\n");
+}
