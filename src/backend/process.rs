@@ -4,8 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-
 use super::cgroup::{Leaf, Tree};
 use crate::launch::channel::CommandEnd;
 use crate::launch::{self, Assets, EngineView, LaunchError, Report, Step};
@@ -64,7 +62,6 @@ impl ProcessBackend {
                 return Err(e);
             }
         };
-        fcntl(&building.channel, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).step("channel", "")?;
         Ok(Live { child: building.child, channel: building.channel, leaf, lease, cgroup })
     }
 

@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 use super::assets::Assets;
 use super::channel::{ToInit, send};
 use super::error::{LaunchError, Step};
@@ -31,6 +33,9 @@ pub fn build(
 ) -> Result<Building, LaunchError> {
     let mounts = assets.prepare(plan, lease)?;
     let (ours, theirs) = packet::pair().step("channel", "")?;
+    // The monitor never waits for one sandbox. Before the child exists: nothing must fail between its birth and its
+    // place in the table.
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).step("channel", "")?;
     let user_namespace = plan.namespaces.contains(&Namespace::User);
     let id = if user_namespace { plan.box_id } else { lease };
     // Our end is close-on-exec but not close-on-fork: pid 1 closes it with all else that it was not given.
