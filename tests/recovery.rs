@@ -288,3 +288,20 @@ fn ends_that_nobody_takes_do_not_choke_the_engine() {
     assert!(entries.len() > 100 && entries.iter().all(|e| e.end.is_some()));
     assert_eq!(engine.connect().run(LevelWire::Standard, "echo well").stdout, "well\n");
 }
+
+/// No command, no owner: nobody would ever end it.
+#[test]
+fn a_detached_sandbox_without_a_command_ends_with_its_front() {
+    if !machine::expect("root") {
+        return;
+    }
+    let engine = Engine::start(&[]);
+    let mut front = engine.connect();
+    let id = random_id();
+    let mut asked = create(&id, LevelWire::Standard);
+    asked.lifetime = LifetimeWire::Detached;
+    assert!(matches!(front.call(Verb::Create(asked)), Reply::Created(_)));
+    drop(front);
+    let mut front = engine.connect();
+    assert!(outside::within(Duration::from_secs(2), || front.list().0.is_empty()));
+}

@@ -200,7 +200,9 @@ impl Monitor {
     pub(super) fn orphan(&mut self, key: u64) {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
         sandbox.owner = None;
-        if sandbox.lifetime == LifetimeWire::Call {
+        // A detached one without a command has nothing to go on with, and nobody knows of it any more.
+        let unused = sandbox.run.is_none() && sandbox.waiting.is_none();
+        if sandbox.lifetime == LifetimeWire::Call || unused {
             self.kill(key, Outcome::Killed { by: KilledBy::FrontGone });
         }
     }
