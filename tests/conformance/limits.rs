@@ -155,12 +155,16 @@ fn a_kill_is_told_by_its_reason_and_output_so_far_stays() {
             (WhyWire::OutputLimit, OutcomeWire::OutputLimit),
         ] {
             let running = front.start(level, "echo so far; exec sleep 60");
-            let mut poll = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&running.out), nix::poll::PollFlags::POLLIN)];
+            let mut poll =
+                [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&running.out), nix::poll::PollFlags::POLLIN)];
             assert_eq!(nix::poll::poll(&mut poll, nix::poll::PollTimeout::from(5000u16)), Ok(1));
             assert_eq!(front.call(Verb::Signal { id: running.id.to_string(), why }), Reply::Done);
             // Again, and again after its end: no harm.
             let again = front.call(Verb::Signal { id: running.id.to_string(), why: WhyWire::Caller });
-            assert!(matches!(again, Reply::Done | Reply::Refused(Refusal::WrongState { .. } | Refusal::UnknownSandbox)));
+            assert!(matches!(
+                again,
+                Reply::Done | Reply::Refused(Refusal::WrongState { .. } | Refusal::UnknownSandbox)
+            ));
             assert_eq!(front.wait_exited(&running.id).outcome, outcome, "{level:?}");
             front.wait_reaped(&running.id);
             assert_eq!(read_all(running.out).join().unwrap(), "so far\n");

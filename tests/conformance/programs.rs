@@ -2,8 +2,8 @@
 
 use sandkeep::wire::*;
 
-use crate::support::*;
 use crate::machine;
+use crate::support::*;
 
 fn runs(level: LevelWire, needs: &[&str], script: &str, expected: &str) {
     if !machine::expect("root") || !machine::expect_all(needs) {
@@ -68,7 +68,8 @@ fn node() {
 
 #[test]
 fn gcc() {
-    let script = "cd /tmp; echo 'int puts(const char*); int main(){puts(\"built\");return 0;}' > a.c; gcc -O2 a.c -o a; ./a";
+    let script =
+        "cd /tmp; echo 'int puts(const char*); int main(){puts(\"built\");return 0;}' > a.c; gcc -O2 a.c -o a; ./a";
     runs(Standard, &["gcc"], script, "built\n");
 }
 
@@ -100,7 +101,8 @@ fn strict_runs_nothing_that_was_brought_along() {
     }
     let engine = Engine::start(&[]);
     let mut front = engine.connect();
-    let copied = "cp /usr/bin/true /tmp/t; chmod 755 /tmp/t; /tmp/t; echo $?; cp /usr/bin/true /dev/shm/t; /dev/shm/t; echo $?";
+    let copied =
+        "cp /usr/bin/true /tmp/t; chmod 755 /tmp/t; /tmp/t; echo $?; cp /usr/bin/true /dev/shm/t; /dev/shm/t; echo $?";
     assert_eq!(front.run(Standard, copied).stdout, "0\n126\n");
     assert_eq!(front.run(Strict, copied).stdout, "126\n126\n");
     assert_eq!(front.run(Strict, "echo x > /workspace/f; echo $?; echo x > /usr/f; echo $?").stdout, "1\n1\n");

@@ -112,12 +112,16 @@ fn clocks_names_and_numbers_are_the_sandboxes_own() {
         assert_ne!(one.created.enforced.uid, two.created.enforced.uid);
         assert_ne!(outside::status(a)["Uid"], outside::status(b)["Uid"]);
         // Counted from the start of the sandbox, whatever the host's age is.
-        let ran = front.run(level, "cat /proc/uptime; cat /proc/sys/kernel/hostname; ls /proc | grep '^[0-9]' | head -3");
+        let ran =
+            front.run(level, "cat /proc/uptime; cat /proc/sys/kernel/hostname; ls /proc | grep '^[0-9]' | head -3");
         let lines: Vec<&str> = ran.stdout.lines().collect();
         let uptime: f64 = lines[0].split(' ').next().unwrap().parse().unwrap();
         assert!((1000.0..1030.0).contains(&uptime), "{uptime}");
         assert_eq!((lines[1], lines[2], lines[3]), ("sandkeep", "1", "2"));
-        let ran = front.run(level, "cat /proc/net/dev | tail -n +3; cat /proc/net/unix | tail -n +2; cat /proc/net/tcp | tail -n +2");
+        let ran = front.run(
+            level,
+            "cat /proc/net/dev | tail -n +3; cat /proc/net/unix | tail -n +2; cat /proc/net/tcp | tail -n +2",
+        );
         assert_eq!(ran.stdout.lines().count(), 1, "{}", ran.stdout);
         assert!(ran.stdout.trim_start().starts_with("lo:"));
     }
