@@ -15,6 +15,7 @@ use crate::backend::cgroup::{Tree, TreeLimits};
 use crate::backend::process::ProcessBackend;
 use crate::config::{Config, ConfigError};
 use crate::host;
+use crate::launch::fault::{Fence, dropped};
 use crate::launch::{Assets, LaunchError};
 use crate::policy::plan::Rules;
 use crate::policy::{BOX_ID_DEFAULT, FRONT_ID_DEFAULT};
@@ -98,7 +99,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     }
     // Sandboxes need a core limit of 1 byte, which one who was started with a hard limit of 0 (LimitCORE=0) could not
     // set from inside a user namespace. Nor does what this process knows belong into a core file.
-    if let Err(e) = process::limit(Resource::Core, 1) {
+    if let Err(e) = core_limit() {
         tracing::warn!(error = %e, "the core limit can not be set to 1 byte");
     }
     // Each sandbox holds a few, each end of a detached one that nobody has taken holds two.
@@ -165,6 +166,10 @@ pub fn run(options: Options) -> Result<(), StartError> {
     fs::remove_file(&socket).named(socket.display().to_string())?;
     run.remove();
     served.named("engine")
+}
+
+fn core_limit() -> io::Result<()> {
+    if dropped(Fence::CoreLimit) { Ok(()) } else { process::limit(Resource::Core, 1) }
 }
 
 /// Directories below /run that are the engine's.

@@ -26,10 +26,11 @@ pub enum Fence {
     TimeOffsets,
     ReadOnlyRoot,
     Descriptors,
+    CoreLimit,
 }
 
 impl Fence {
-    pub const ALL: [(&'static str, Fence); 21] = [
+    pub const ALL: [(&'static str, Fence); 22] = [
         ("no-new-privs", Fence::NoNewPrivs),
         ("seccomp", Fence::Seccomp),
         ("workload-filter", Fence::WorkloadFilter),
@@ -51,6 +52,7 @@ impl Fence {
         ("time-offsets", Fence::TimeOffsets),
         ("read-only-root", Fence::ReadOnlyRoot),
         ("descriptors", Fence::Descriptors),
+        ("core-limit", Fence::CoreLimit),
     ];
 }
 

@@ -132,7 +132,9 @@ fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
     // After the last write below /proc.
     seal_proc(setup)?;
 
-    limit_core().step("rlimit", "core")?;
+    if !dropped(Fence::CoreLimit) {
+        limit_core().step("rlimit", "core")?;
+    }
     if !dropped(Fence::Capabilities) {
         drop_capabilities()?;
     }

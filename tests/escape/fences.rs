@@ -66,6 +66,7 @@ const PROOFS: &[Proof] = &[
     proof("scratch-size", &[], Strict, Inside("inode_bomb", "ENOSPC", "ok")),
     proof("time-offsets", &[], Standard, Outside(shows_the_hosts_uptime)),
     proof("read-only-root", &["landlock"], Strict, Inside("write_workspace", "EROFS", "ok")),
+    proof("core-limit", &[], Standard, Inside("rlimit_core", "1,1", "*")),
     proof("descriptors", &[], Standard, Outside(pid1_holds_the_engines_descriptors)),
 ];
 
