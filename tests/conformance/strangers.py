@@ -34,7 +34,7 @@ def hold():
         listener.listen()
     except OSError:
         pass
-    lock = os.open("/usr/bin/env", os.O_RDONLY)
+    lock = os.open("/usr/bin/id", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     watch = libc.inotify_init()
     libc.inotify_add_watch(watch, b"/usr/bin", 0x20)
@@ -67,7 +67,7 @@ def seek():
     except OSError:
         found["abstract socket"] = False
     try:
-        fcntl.flock(os.open("/usr/bin/env", os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(os.open("/usr/bin/id", os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
         found["flock"] = False
     except OSError:
         found["flock"] = True

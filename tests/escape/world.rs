@@ -8,13 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use sandkeep::wire::*;
 
 use crate::machine;
 use crate::support::*;
 
-pub const SCRIPT: &str = include_str!("probes.py");
+pub const SCRIPT: &str =
+    concat!(include_str!("probes.py"), "\n\n", include_str!("files.py"), "\n\n", include_str!("reach.py"));
 pub const NOBODY: u32 = 65534;
 
 pub struct World {
@@ -42,9 +44,10 @@ impl World {
         let listener = UnixListener::bind(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
         let lock = File::open("/usr/bin/env").unwrap();
-        lock.lock().unwrap();
-        // Above what any program takes by hand; made anew and removed at the end.
-        let key = 0x5a4b_0000 | (std::process::id() as i32 & 0xffff);
+        // Shared, so that several tests can hold it at once; who wants it alone does not get it.
+        lock.lock_shared().unwrap();
+        static MADE: AtomicI32 = AtomicI32::new(0);
+        let key = 0x5a00_0000 | (std::process::id() as i32 & 0xffff) << 8 | MADE.fetch_add(1, Ordering::Relaxed);
         let made = Command::new("/usr/bin/python3").args(["-c", SEGMENT, &key.to_string()]).output().unwrap();
         let segment = String::from_utf8_lossy(&made.stdout).trim().parse().unwrap();
         Self {
