@@ -141,8 +141,7 @@ fn a_failing_step_of_the_start_ends_the_engine() {
     }
 }
 
-fn attempt(engine: &Engine, step: &str, level: LevelWire) {
-    let mut front = engine.connect();
+fn attempt(engine: &Engine, front: &mut Front, step: &str, level: LevelWire) {
     let id = random_id();
     let ids = [id.to_string()];
     let before = Ledger::of(engine, &ids);
@@ -184,8 +183,9 @@ fn libc_eio() -> i32 {
 fn each(level: LevelWire, when: &[When], skip: &[&str]) {
     for step in steps(when).filter(|s| !skip.contains(s)) {
         let engine = Engine::start_with("[levels]\nminimal = true\n", &["--fail-at", step]);
-        attempt(&engine, step, level);
-        attempt(&engine, step, level);
+        let mut front = engine.connect();
+        attempt(&engine, &mut front, step, level);
+        attempt(&engine, &mut front, step, level);
         assert!(engine.stop(), "{step}");
     }
 }
