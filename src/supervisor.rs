@@ -50,8 +50,9 @@ impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
     }
 }
 
-/// Ends this process when its parent `supervisor` ends.
+/// Ends this process when its parent `supervisor` ends, and lets in the signals that the supervisor keeps blocked.
 pub fn die_with(supervisor: i32) -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
     prctl::set_pdeathsig(Signal::SIGTERM)?;
     // It may have ended before the line above.
     if getppid().as_raw() == supervisor { Ok(()) } else { Err(io::Error::other("the supervisor is gone")) }

@@ -278,6 +278,17 @@ impl Leaf {
         Some(memory.memory_stat().max_usage_in_bytes)
     }
 
+    /// Largest resident set that a process in it has had, where no controller counts memory. Only while they live.
+    pub fn largest_resident_set(&self) -> Option<u64> {
+        let pids = self.read("cgroup.procs").ok()?;
+        // Enough to be true of what a sandbox may run; the rest of a fork bomb's processes are copies.
+        pids.lines()
+            .take(64)
+            .filter_map(|pid| procfs::process::Process::new(pid.parse().ok()?).ok()?.status().ok()?.vmhwm)
+            .max()
+            .map(|kib| kib * 1024)
+    }
+
     /// Removes it; a leaf that still holds a dying process is tried again until `wait` is over.
     pub fn remove_within(&self, wait: Duration) -> Result<(), LaunchError> {
         let deadline = Instant::now() + wait;

@@ -180,8 +180,11 @@ impl Monitor {
             return;
         }
         if sandbox.cause.is_none() {
-            // Only now can its scratch still be looked at.
-            sandbox.full_mounts = if sandbox.run.is_some() { sandbox.live.full_mounts(&sandbox.plan) } else { 0 };
+            // Only now can its scratch and its processes still be looked at.
+            if sandbox.run.is_some() {
+                sandbox.full_mounts = sandbox.live.full_mounts(&sandbox.plan);
+                sandbox.resident_bytes = sandbox.live.largest_resident_set().unwrap_or(0);
+            }
             sandbox.cause = Some(outcome);
         }
         self.end_processes(key);

@@ -174,6 +174,7 @@ impl Monitor {
             cause: None,
             outputs: Vec::new(),
             full_mounts: 0,
+            resident_bytes: 0,
             destroy: false,
             next_check: None,
             plan,
