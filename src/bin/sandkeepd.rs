@@ -118,6 +118,9 @@ fn front(config: Config, arguments: &Arguments) -> Result<(), Box<dyn std::error
     let mut fds = supervisor::inherited(&arguments.listen_fd)?.into_iter();
     let unix = fds.next().map(UnixListener::from);
     let tcp = fds.map(TcpListener::from).collect();
+    // The engine's socket is found from here, while the way can still be walked: a directory above may be root's alone.
+    std::env::set_current_dir(&config.run_dir).map_err(|e| format!("{}: {e}", config.run_dir.display()))?;
+    let config = Config { run_dir: ".".into(), ..config };
     if nix::unistd::geteuid().is_root() {
         let (uid, gid) = supervisor::front_ids(&config);
         supervisor::drop_privilege(uid, gid)?;
