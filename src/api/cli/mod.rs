@@ -230,7 +230,8 @@ mod tests {
             "config check /x",
             "capabilities",
         ] {
-            Cli::try_parse_from(["sandkeep"].into_iter().chain(words.split(' '))).unwrap_or_else(|e| panic!("{words}: {e}"));
+            Cli::try_parse_from(["sandkeep"].into_iter().chain(words.split(' ')))
+                .unwrap_or_else(|e| panic!("{words}: {e}"));
         }
         assert!(Cli::try_parse_from(["sandkeep", "explain", "safe"]).is_err());
         assert!(Cli::try_parse_from(["sandkeep", "exec", "perl", "1"]).is_err());
