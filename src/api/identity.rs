@@ -176,7 +176,16 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8000"] {
             assert!(is_loopback_host(host), "{host}");
         }
-        for host in ["", "localhost.evil.example", "evil.example", "localhost:80:80", "10.0.0.1", "[::]", "127.0.0.1.nip.io", "localhost:x"] {
+        for host in [
+            "",
+            "localhost.evil.example",
+            "evil.example",
+            "localhost:80:80",
+            "10.0.0.1",
+            "[::]",
+            "127.0.0.1.nip.io",
+            "localhost:x",
+        ] {
             assert!(!is_loopback_host(host), "{host}");
         }
     }

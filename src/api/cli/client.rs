@@ -55,8 +55,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(socket: PathBuf) -> Result<Self, CliError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
         Ok(Self { socket, runtime })
     }
 
@@ -79,9 +78,7 @@ impl Client {
         if bytes.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let request = request
-            .body(Full::new(bytes.unwrap_or_default()))
-            .map_err(|e| CliError::Http(e.to_string()))?;
+        let request = request.body(Full::new(bytes.unwrap_or_default())).map_err(|e| CliError::Http(e.to_string()))?;
         let reply = sender.send_request(request).await.map_err(http)?;
         let status = reply.status();
         let bytes = Limited::new(reply.into_body(), REPLY_BYTES_MAX)
@@ -99,7 +96,9 @@ impl Client {
             io::ErrorKind::PermissionDenied => {
                 "you may call when you are in group sandkeep: sudo usermod -aG sandkeep \"$USER\", then log in again"
             }
-            _ => "start it with: sudo systemctl start sandkeepd, or by hand: sudo sandkeepd (--socket PATH names another socket)",
+            _ => {
+                "start it with: sudo systemctl start sandkeepd, or by hand: sudo sandkeepd (--socket PATH names another socket)"
+            }
         };
         CliError::Connect { path: self.socket.display().to_string(), source, hint }
     }

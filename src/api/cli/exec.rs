@@ -75,7 +75,7 @@ fn execute(
     args: ContextArgs,
 ) -> Result<Value, CliError> {
     if let Some(timeout) = args.timeout {
-        parameters.insert("timeout".into(), timeout.into());
+        parameters.insert("timeout".into(), timeout);
     }
     let mut context = Map::new();
     if let Some(level) = args.level {

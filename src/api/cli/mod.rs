@@ -79,8 +79,8 @@ struct ContextArgs {
     #[arg(long)]
     level: Option<Level>,
     /// Seconds that the command may take
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<f64>,
+    #[arg(long, value_name = "SECONDS", value_parser = number)]
+    timeout: Option<Value>,
     /// A limit, such as max_memory_mb=64; may be given several times
     #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = limit)]
     limits: Vec<(String, Value)>,
@@ -111,9 +111,14 @@ struct CallArgs {
 
 fn limit(text: &str) -> Result<(String, Value), String> {
     let (name, number) = text.split_once('=').ok_or("must be NAME=NUMBER")?;
-    match serde_json::from_str(number) {
-        Ok(number @ Value::Number(_)) => Ok((name.to_owned(), number)),
-        _ => Err(format!("{number:?} is not a number")),
+    Ok((name.to_owned(), self::number(number)?))
+}
+
+/// As written, so that the daemon's complaint repeats what was typed.
+fn number(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(number @ Value::Number(_)) => Ok(number),
+        _ => Err(format!("{text:?} is not a number")),
     }
 }
 
@@ -230,7 +235,8 @@ mod tests {
             "config check /x",
             "capabilities",
         ] {
-            Cli::try_parse_from(["sandkeep"].into_iter().chain(words.split(' '))).unwrap_or_else(|e| panic!("{words}: {e}"));
+            Cli::try_parse_from(["sandkeep"].into_iter().chain(words.split(' ')))
+                .unwrap_or_else(|e| panic!("{words}: {e}"));
         }
         assert!(Cli::try_parse_from(["sandkeep", "explain", "safe"]).is_err());
         assert!(Cli::try_parse_from(["sandkeep", "exec", "perl", "1"]).is_err());

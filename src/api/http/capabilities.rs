@@ -90,18 +90,10 @@ fn limits(level: Level, c: &Ceilings) -> Value {
     let mib = |bytes: u64| bytes as f64 / MIB;
     put(LimitField::Memory, mib(t.memory_bytes.default), mib(t.memory_bytes.most.min(c.memory_bytes)));
     let percent = |centi: u32| f64::from(centi) / 100.0;
-    put(
-        LimitField::Cpu,
-        percent(t.cpu_centipercent.default),
-        percent(t.cpu_centipercent.most.min(c.cpu_centipercent)),
-    );
+    put(LimitField::Cpu, percent(t.cpu_centipercent.default), percent(t.cpu_centipercent.most.min(c.cpu_centipercent)));
     let seconds = |ms: u64| ms as f64 / 1000.0;
     put(LimitField::Wall, seconds(t.wall_ms.default), seconds(t.wall_ms.most.min(c.wall_ms)));
-    put(
-        LimitField::FileSize,
-        mib(t.file_size_bytes.default),
-        mib(t.file_size_bytes.most.min(c.file_size_bytes)),
-    );
+    put(LimitField::FileSize, mib(t.file_size_bytes.default), mib(t.file_size_bytes.most.min(c.file_size_bytes)));
     put(LimitField::Pids, t.pids.default.into(), t.pids.most.min(c.pids).into());
     put(LimitField::Output, t.output_bytes.default as f64, t.output_bytes.most.min(c.output_bytes) as f64);
     if let Some(requests) = t.network_requests {

@@ -63,17 +63,8 @@ fn context(given: Map<String, Value>, faults: &mut Vec<Violation>) -> (Context, 
     let given = c.object("limits").unwrap_or_default();
     c.end();
     let limits = limits(given, faults);
-    let context = Context {
-        execution_id,
-        agent_id,
-        metadata,
-        timeout_ms,
-        retry_count,
-        sandbox_mode,
-        level,
-        workspace,
-        limits,
-    };
+    let context =
+        Context { execution_id, agent_id, metadata, timeout_ms, retry_count, sandbox_mode, level, workspace, limits };
     (context, sandbox)
 }
 

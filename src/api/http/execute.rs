@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 
 use super::layer::Caller;
 use super::problem::Problem;
@@ -72,6 +73,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<ExecutionId>, Problem> 
 
 /// The whole body, within its size and its time.
 async fn read(body: Body, http: Http) -> Result<Bytes, Problem> {
+    // A length that says too much already is not waited for.
+    if body.size_hint().lower() > http.body_bytes_max as u64 {
+        return Err(Problem::too_large(http.body_bytes_max));
+    }
     let limited = Limited::new(body, http.body_bytes_max);
     let time = Duration::from_millis(http.body_timeout_ms);
     match tokio::time::timeout(time, limited.collect()).await {

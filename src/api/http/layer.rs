@@ -83,10 +83,8 @@ fn accepts_json(headers: &HeaderMap) -> bool {
             }
             said = true;
             let refused = parts.any(|p| matches!(p.strip_prefix("q="), Some(q) if q.parse() == Ok(0.0)));
-            let takes = matches!(
-                media.as_str(),
-                "*/*" | "application/*" | "application/json" | "application/problem+json"
-            );
+            let takes =
+                matches!(media.as_str(), "*/*" | "application/*" | "application/json" | "application/problem+json");
             if takes && !refused {
                 return true;
             }

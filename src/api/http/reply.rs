@@ -222,10 +222,7 @@ impl<'a> EnforcedBody<'a> {
             namespaces: &e.namespaces,
             root: if e.private_root { "private" } else { "host" },
             network: e.network.name(),
-            capabilities: CapabilitiesBody {
-                effective: &e.effective_capabilities,
-                bounding: &e.bounding_capabilities,
-            },
+            capabilities: CapabilitiesBody { effective: &e.effective_capabilities, bounding: &e.bounding_capabilities },
             no_new_privs: e.no_new_privs,
             seccomp: SeccompBody { profile: &e.seccomp.profile, sha256: &e.seccomp.sha256 },
             landlock: e.landlock.as_ref().map(landlock),
