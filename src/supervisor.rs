@@ -225,8 +225,7 @@ impl Supervisor {
     fn directories(&self, uid: u32, gid: u32) -> Result<Vec<PathBuf>, SupervisorError> {
         let mut made = Vec::new();
         let make = |dir: &Path, made: &mut Vec<PathBuf>| -> Result<(), SupervisorError> {
-            let missing: Vec<PathBuf> =
-                dir.ancestors().take_while(|d| !d.exists()).map(Path::to_owned).collect();
+            let missing: Vec<PathBuf> = dir.ancestors().take_while(|d| !d.exists()).map(Path::to_owned).collect();
             for dir in missing.into_iter().rev() {
                 DirBuilder::new().mode(0o755).create(&dir).named(dir.display().to_string())?;
                 made.push(dir);
@@ -264,8 +263,7 @@ impl Supervisor {
         for tcp in &sockets.tcp {
             command.arg("--listen-fd").arg(tcp.as_raw_fd().to_string());
         }
-        let all: Vec<RawFd> =
-            sockets.tcp.iter().map(|t| t.as_raw_fd()).chain([sockets.unix.as_raw_fd()]).collect();
+        let all: Vec<RawFd> = sockets.tcp.iter().map(|t| t.as_raw_fd()).chain([sockets.unix.as_raw_fd()]).collect();
         // This process has one thread: nothing else is started while they can be inherited.
         sockets.inheritable(true).named("sockets")?;
         let child = command.spawn();
@@ -320,7 +318,8 @@ impl Sockets {
             Ok(Some(group)) => chown(&path, None, Some(group.gid.as_raw())).named(name)?,
             _ => tracing::warn!(group = config.listen.group, "no such group: only root can open the socket"),
         }
-        let tcp = config.listen.tcp.iter().map(|a| TcpListener::bind(a).named(a.to_string())).collect::<Result<_, _>>()?;
+        let tcp =
+            config.listen.tcp.iter().map(|a| TcpListener::bind(a).named(a.to_string())).collect::<Result<_, _>>()?;
         Ok(Self { unix, path, tcp })
     }
 

@@ -73,7 +73,7 @@ fn refusals_are_told_with_what_helps() {
     assert_eq!(sandkeep(&front, &["ps"], "").stdout.lines().count(), 1);
     assert!(sandkeep(&front, &["tools"], "").stdout.contains("\nbash "));
     assert_eq!(sandkeep(&front, &["kill", "exe_1"], "").code, 125);
-    assert!(sandkeep(&front, &["explain", "strict"], "").stdout.starts_with("strict"));
+    assert!(sandkeep(&front, &["explain", "strict"], "").stdout.starts_with("level strict"));
     let file = front.dir.path().join("c.toml");
     std::fs::write(&file, "[http]\nqueue_max = 300\n").unwrap();
     let path = file.to_str().unwrap();

@@ -82,7 +82,11 @@ impl Sandbox {
         Usage {
             wall_us: until.duration_since(run.began).as_micros() as u64,
             cpu_us,
-            memory_peak_bytes: self.live.memory_peak().or(reaped.map(|end| end.max_rss_bytes)).unwrap_or(self.resident_bytes),
+            memory_peak_bytes: self
+                .live
+                .memory_peak()
+                .or(reaped.map(|end| end.max_rss_bytes))
+                .unwrap_or(self.resident_bytes),
             network_requests: 0,
         }
     }

@@ -435,7 +435,9 @@ mod tests {
         let (path, listener) = listener(&dir);
         let own = nix::unistd::getuid().as_raw();
         let silent = Client::connect(&path, own).await;
-        assert!(matches!(silent.err(), Some(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::TimedOut));
+        assert!(
+            matches!(silent.err(), Some(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::TimedOut)
+        );
         drop(listener);
         let monitor = Monitor::new(path, own);
         let absent = monitor.client().await;

@@ -78,8 +78,7 @@ impl Engine {
     pub fn kill9(mut self) -> tempfile::TempDir {
         self.signal(Signal::SIGKILL);
         self.child.wait().unwrap();
-        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
-        dir
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
     pub fn signal(&self, signal: Signal) {
