@@ -1,16 +1,20 @@
 //! What exists, on a tmpfs and never synced: enough for the next engine to clean up after this one.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::spec::SandboxId;
 
 /// A journal that has grown to this is written anew when nothing is alive.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-/// One line an event: `+ id uid`, `- id`, `next uid`.
+/// How long to wait for the lock: a sandbox that a dead engine was just building holds it until it is dead too.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// One line an event: `+ id uid`, `- id`, `next uid`. Locked for the life of the engine.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -27,11 +31,14 @@ pub struct Leftovers {
 }
 
 impl Journal {
-    /// Reads what an earlier engine wrote and begins anew.
+    /// Reads what an earlier engine wrote and begins anew. An engine that is alive keeps its journal.
     pub fn open(path: &Path) -> io::Result<(Self, Leftovers)> {
-        let left = parse(&fs::read_to_string(path).unwrap_or_default());
-        let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+        let mut file = locked(path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let left = parse(&String::from_utf8_lossy(&text));
         let mut journal = Self { path: path.to_owned(), file, bytes: 0 };
+        journal.begin_anew()?;
         if let Some(next) = left.next_uid {
             journal.line(format_args!("next {next}\n"))?;
         }
@@ -45,8 +52,7 @@ impl Journal {
     /// `next_uid` is written where the journal begins anew.
     pub fn gone(&mut self, id: &SandboxId, alive: usize, next_uid: u32) -> io::Result<()> {
         if alive == 0 && self.bytes > BYTES_MAX {
-            self.file = OpenOptions::new().write(true).truncate(true).open(&self.path)?;
-            self.bytes = 0;
+            self.begin_anew()?;
             return self.line(format_args!("next {next_uid}\n"));
         }
         self.line(format_args!("- {id}\n"))
@@ -56,11 +62,37 @@ impl Journal {
         fs::remove_file(&self.path)
     }
 
+    fn begin_anew(&mut self) -> io::Result<()> {
+        self.bytes = 0;
+        self.file.set_len(0)?;
+        self.file.rewind()
+    }
+
     fn line(&mut self, line: std::fmt::Arguments<'_>) -> io::Result<()> {
         let line = line.to_string();
         self.file.write_all(line.as_bytes())?;
         self.bytes += line.len() as u64;
         Ok(())
+    }
+}
+
+fn locked(path: &Path) -> io::Result<File> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).mode(0o600).open(path)?;
+        match file.try_lock() {
+            // An engine that ended meanwhile may have removed what was opened.
+            Ok(()) if fs::metadata(path).is_ok_and(|m| file.metadata().is_ok_and(|f| f.ino() == m.ino())) => {
+                return Ok(file);
+            }
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another engine runs on this directory"));
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(e),
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -105,8 +137,10 @@ mod tests {
             journal.born(&b, 71).unwrap();
             journal.gone(&a, 1, 72).unwrap();
         }
-        let (_, left) = Journal::open(&path).unwrap();
+        let (held, left) = Journal::open(&path).unwrap();
         assert_eq!(left, Leftovers { sandboxes: vec![b.to_string()], next_uid: Some(72) });
+        assert!(Journal::open(&path).is_err(), "it belongs to the engine that is alive");
+        drop(held);
         let (_, left) = Journal::open(&path).unwrap();
         assert_eq!(left, Leftovers { sandboxes: vec![], next_uid: Some(72) });
     }

@@ -40,14 +40,16 @@ const RESERVED: [(u32, u32, &str); 2] =
     [(61_184, 65_519, "systemd's DynamicUser range"), (524_288, 1_879_048_191, "systemd's container range")];
 
 impl Leases {
-    /// Claims the configured range, or the first free slice of the default one.
-    pub fn claim(first: Option<u32>, count: u32) -> Result<Self, LeaseError> {
+    /// Claims the configured range, or a free slice of the default one: that of the engine before (`next` is the uid
+    /// after the last that it leased), since the slice names the cgroup subtree that is swept, else the first.
+    pub fn claim(first: Option<u32>, count: u32, next: Option<u32>) -> Result<Self, LeaseError> {
         if let Some(first) = first {
             check_range(first, count)?;
             let claim = bind(first)?.ok_or(LeaseError::Taken { first })?;
             return Ok(Self::new(first, count, 0, claim));
         }
-        for slice in 0..LEASE_SLICES {
+        let earlier = next.and_then(|n| n.checked_sub(LEASE_FIRST_DEFAULT + 1)).map(|offset| offset / 65_536);
+        for slice in earlier.filter(|&s| s < LEASE_SLICES).into_iter().chain(0..LEASE_SLICES) {
             let first = LEASE_FIRST_DEFAULT + slice * 65_536;
             let count = count.min(65_536);
             check_range(first, count)?;
@@ -207,9 +209,9 @@ mod tests {
     #[test]
     fn a_range_is_claimed_once() {
         let first = 1_999_000_000;
-        let held = Leases::claim(Some(first), 64).unwrap();
-        assert!(matches!(Leases::claim(Some(first), 64), Err(LeaseError::Taken { .. })));
+        let held = Leases::claim(Some(first), 64, None).unwrap();
+        assert!(matches!(Leases::claim(Some(first), 64, None), Err(LeaseError::Taken { .. })));
         drop(held);
-        assert!(Leases::claim(Some(first), 64).is_ok());
+        assert!(Leases::claim(Some(first), 64, None).is_ok());
     }
 }

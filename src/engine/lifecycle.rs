@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::monitor::Monitor;
 use super::passed::is_pipe;
-use super::sandbox::{Run, WaitingExec};
+use super::sandbox::{Run, Sender, WaitingExec};
 use super::states::State;
 use super::verbs::stat_of;
 use crate::launch::channel::{FromInit, ToInit, numbers, receive, send};
@@ -129,12 +129,12 @@ impl Monitor {
 
     fn answer_exec(&mut self, key: u64, reply: Reply) {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
-        let seq = match (&mut sandbox.run, &mut sandbox.waiting) {
-            (Some(run), _) => run.exec_seq.take(),
-            (None, waiting) => waiting.take().map(|w| w.seq),
+        let sender = match (&mut sandbox.run, &mut sandbox.waiting) {
+            (Some(run), _) => run.sender.take(),
+            (None, waiting) => waiting.take().map(|w| w.sender),
         };
-        if let (Some(seq), Some(owner)) = (seq, sandbox.owner) {
-            self.reply(owner, seq, reply, Vec::new());
+        if let Some(Sender { connection, seq }) = sender {
+            self.reply(connection, seq, reply, Vec::new());
         }
     }
 
@@ -144,14 +144,14 @@ impl Monitor {
         if sandbox.state != State::Ready {
             return;
         }
-        let Some(WaitingExec { seq, command, wall, fds }) = sandbox.waiting.take() else { return };
+        let Some(WaitingExec { sender, command, wall, fds }) = sandbox.waiting.take() else { return };
         let uid = sandbox.live.lease();
         let argv = command.argv().to_vec();
         let message = ToInit::Exec { argv, env: command.env().to_vec(), cwd: command.cwd().to_owned() };
         let began = Instant::now();
         sandbox.state = State::Starting;
         sandbox.run = Some(Run {
-            exec_seq: Some(seq),
+            sender: Some(sender),
             began,
             wall,
             cpu_us_before: sandbox.live.counters().cpu_us.unwrap_or(0),

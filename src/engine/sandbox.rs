@@ -41,9 +41,16 @@ pub struct Sandbox {
     pub next_check: Option<Instant>,
 }
 
+/// Who is to be answered: not always the owner, since a new front may use what an earlier one created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    pub connection: ConnectionKey,
+    pub seq: u32,
+}
+
 #[derive(Debug)]
 pub struct WaitingExec {
-    pub seq: u32,
+    pub sender: Sender,
     pub command: Command,
     pub wall: Duration,
     pub fds: Vec<OwnedFd>,
@@ -52,8 +59,8 @@ pub struct WaitingExec {
 /// One command on its way or running.
 #[derive(Debug)]
 pub struct Run {
-    /// `seq` of the Exec that has not been answered.
-    pub exec_seq: Option<u32>,
+    /// Of the Exec, until it has been answered.
+    pub sender: Option<Sender>,
     pub began: Instant,
     pub wall: Duration,
     /// Of the cgroup when the command began: set-up is not the caller's.

@@ -19,6 +19,7 @@ use crate::launch::{Assets, LaunchError};
 use crate::policy::plan::Rules;
 use crate::policy::{BOX_ID_DEFAULT, FRONT_ID_DEFAULT};
 use crate::spec::Controllers;
+use crate::sys::process::{self, Resource};
 use crate::sys::{mount, packet};
 use crate::wire::CapacityWire;
 
@@ -95,9 +96,14 @@ pub fn run(options: Options) -> Result<(), StartError> {
     if let Err(e) = fs::write("/proc/self/oom_score_adj", "-900") {
         tracing::warn!(error = %e, "oom_score_adj can not be lowered, ignoring");
     }
+    // Sandboxes need a core limit of 1 byte, which one who was started with a hard limit of 0 (LimitCORE=0) could not
+    // set from inside a user namespace. Nor does what this process knows belong into a core file.
+    if let Err(e) = process::limit(Resource::Core, 1) {
+        tracing::warn!(error = %e, "the core limit can not be set to 1 byte");
+    }
     let run = Directories::make(&config.run_dir)?;
     let (journal, left) = Journal::open(&run.own.join("journal")).named("journal")?;
-    let mut leases = Leases::claim(config.host.lease_first_uid, config.host.lease_count)?;
+    let mut leases = Leases::claim(config.host.lease_first_uid, config.host.lease_count, left.next_uid)?;
     if let Some(next) = left.next_uid {
         leases.resume(next);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::monitor::Monitor;
 use super::passed::may_be_passed;
-use super::sandbox::{ConnectionKey, Sandbox, WaitingExec};
+use super::sandbox::{ConnectionKey, Sandbox, Sender, WaitingExec};
 use super::states::{Permit, State, Use, permit};
 use crate::policy::RUNTIMES;
 use crate::policy::plan::{self, Ask, plan};
@@ -232,7 +232,8 @@ impl Monitor {
         }
         // The sandbox's own limit is the most; a front that asks for more gets no more.
         let wall = Duration::from_millis(exec.wall_ms.clamp(1, sandbox.plan.limits.wall_ms));
-        let waiting = WaitingExec { seq, command, wall, fds };
+        let sender = Sender { connection: from, seq };
+        let waiting = WaitingExec { sender, command, wall, fds };
         sandbox.waiting = Some(waiting);
         if sandbox.state == State::Ready {
             self.start_command(key);

@@ -132,8 +132,7 @@ fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
     // After the last write below /proc.
     seal_proc(setup)?;
 
-    // 1 byte, not 0: a core_pattern that is a pipe ignores 0 and would run its helper in the host's namespaces.
-    limit(Resource::Core, 1).step("rlimit", "core")?;
+    limit_core().step("rlimit", "core")?;
     if !dropped(Fence::Capabilities) {
         drop_capabilities()?;
     }
@@ -241,6 +240,20 @@ fn set_clock_offsets() -> Result<(), LaunchError> {
         text += &format!("{name} {} 0\n", START_S - seconds);
     }
     write_file("/proc/self/timens_offsets", &text).step("time offsets", "/proc/self/timens_offsets")
+}
+
+/// 1 byte, not 0: a core_pattern that is a pipe ignores 0 and would run its helper in the host's namespaces.
+///
+/// An engine that was started with a hard limit of 0 and may not raise it has no more to give: that holds as long as
+/// the pattern is a file.
+fn limit_core() -> io::Result<()> {
+    match limit(Resource::Core, 1) {
+        Err(e) if process::hard_limit(Resource::Core)? == 0 => {
+            let piped = std::fs::read("/proc/sys/kernel/core_pattern")?.first() == Some(&b'|');
+            if piped { Err(e) } else { Ok(()) }
+        }
+        result => result,
+    }
 }
 
 /// The five sets and the bits that would let one come back. The bounding set first: dropping from it needs a

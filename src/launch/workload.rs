@@ -11,7 +11,7 @@ use super::fault::{Fence, dropped};
 use super::landlock;
 use crate::policy::plan::{Plan, Rlimits};
 use crate::policy::seccomp;
-use crate::sys::process::{Resource, exec, limit, new_session, reset_signals};
+use crate::sys::process::{Resource, exec, lower, new_session, reset_signals};
 use crate::sys::{fd, mount};
 
 /// What to run, as pid 1 received it.
@@ -99,19 +99,20 @@ fn place_descriptors(fds: &[OwnedFd], report: BorrowedFd<'_>) -> io::Result<()> 
     Ok(())
 }
 
+/// A host that gives its engine less than the plan has (LimitMEMLOCK=, LimitNOFILE=) gives its sandboxes less too.
 fn limit_self(limits: &Rlimits) -> Result<(), LaunchError> {
-    limit(Resource::FileSize, limits.file_size_bytes).step("rlimit", "fsize")?;
-    limit(Resource::OpenFiles, limits.open_files).step("rlimit", "nofile")?;
-    limit(Resource::LockedMemory, limits.locked_bytes).step("rlimit", "memlock")?;
-    limit(Resource::MessageQueues, limits.message_queue_bytes).step("rlimit", "msgqueue")?;
-    limit(Resource::PendingSignals, limits.pending_signals).step("rlimit", "sigpending")?;
-    limit(Resource::Nice, 0).step("rlimit", "nice")?;
-    limit(Resource::RealtimePriority, 0).step("rlimit", "rtprio")?;
+    lower(Resource::FileSize, limits.file_size_bytes).step("rlimit", "fsize")?;
+    lower(Resource::OpenFiles, limits.open_files).step("rlimit", "nofile")?;
+    lower(Resource::LockedMemory, limits.locked_bytes).step("rlimit", "memlock")?;
+    lower(Resource::MessageQueues, limits.message_queue_bytes).step("rlimit", "msgqueue")?;
+    lower(Resource::PendingSignals, limits.pending_signals).step("rlimit", "sigpending")?;
+    lower(Resource::Nice, 0).step("rlimit", "nice")?;
+    lower(Resource::RealtimePriority, 0).step("rlimit", "rtprio")?;
     if let Some(bytes) = limits.data_bytes {
-        limit(Resource::Data, bytes).step("rlimit", "data")?;
+        lower(Resource::Data, bytes).step("rlimit", "data")?;
     }
     if let Some(processes) = limits.processes {
-        limit(Resource::Processes, processes).step("rlimit", "nproc")?;
+        lower(Resource::Processes, processes).step("rlimit", "nproc")?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fchmod};
 
 /// `text` as an anonymous file that nobody can change any more, read from its beginning.
 pub(super) fn sealed(text: &str) -> io::Result<OwnedFd> {
@@ -15,6 +16,8 @@ pub(super) fn sealed(text: &str) -> io::Result<OwnedFd> {
         Err(nix::errno::Errno::EINVAL) => memfd_create(c"code", flags)?,
         made => made?,
     };
+    // Without that flag it is born executable, and the engine passes nothing on that could be run.
+    fchmod(&fd, Mode::from_bits_truncate(0o444))?;
     let mut file = File::from(fd);
     file.write_all(text.as_bytes())?;
     file.seek(SeekFrom::Start(0))?;

@@ -142,13 +142,19 @@ pub fn reap_any() -> io::Result<Option<Reaped>> {
 /// Gives every signal its default action and unblocks all: a program must not inherit what its launcher ignores (the
 /// Rust runtime ignores SIGPIPE) or blocks.
 pub fn reset_signals() -> io::Result<()> {
-    // SAFETY: an all-zero sigaction is the default action with an empty mask; the kernel refuses the two signals that
-    // can not be changed, and glibc its own two, which is what the loop ignores. The mask is initialised before use.
-    unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
-        for signal in 1..=64 {
-            libc::sigaction(signal, &default, std::ptr::null_mut());
+    // The kernel's own structure: handler, flags, restorer, mask. All zero is the default action.
+    const SET_BYTES: usize = 8;
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: reads one structure of the size that the kernel expects, which outlives the call. The C library's
+        // function would refuse the two signals that it keeps for itself, and they would stay ignored; the kernel
+        // refuses SIGKILL and SIGSTOP, which can not have been changed.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null::<u64>(), SET_BYTES);
         }
+    }
+    // SAFETY: the mask is initialised before use and outlives the call.
+    unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()).into()).map(drop)
@@ -171,6 +177,19 @@ pub fn limit(resource: Resource, value: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: the structure outlives the call.
     check(unsafe { libc::setrlimit(resource.number(), &limit) }.into()).map(drop)
+}
+
+/// Lowers a limit to `value`; one that the host has set lower stays as it is.
+pub fn lower(resource: Resource, value: u64) -> io::Result<()> {
+    limit(resource, value.min(hard_limit(resource)?))
+}
+
+/// The hard limit of this process.
+pub fn hard_limit(resource: Resource) -> io::Result<u64> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the call.
+    check(unsafe { libc::getrlimit(resource.number(), &mut now) }.into())?;
+    Ok(now.rlim_max)
 }
 
 /// The resource limits that are used here.

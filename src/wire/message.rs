@@ -19,7 +19,8 @@ pub enum Verb {
     Probe,
     Create(Create),
     /// May follow its Create without waiting for the reply. Descriptors: stdin, stdout, stderr, then the extra ones;
-    /// of a detached sandbox also the read ends of stdout and stderr, last.
+    /// of a detached sandbox also the read ends of stdout and stderr, last. Each is a pipe or a sealed memfd without an
+    /// execute bit.
     Exec(Exec),
     /// Kills everything in the sandbox; its end is reported by `Event::Exited`.
     Signal {

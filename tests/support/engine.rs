@@ -30,9 +30,20 @@ impl Engine {
     }
 
     pub fn start_in(dir: tempfile::TempDir, config: &str, extra: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_sandkeep-engine")), dir, config, extra)
+    }
+
+    /// As a child of `prefix`, which executes it.
+    pub fn start_under(prefix: &[&str]) -> Self {
+        let mut command = Command::new(prefix[0]);
+        command.args(&prefix[1..]).arg(env!("CARGO_BIN_EXE_sandkeep-engine"));
+        Self::start_by(command, tempfile::tempdir().unwrap(), "", &[])
+    }
+
+    fn start_by(mut command: Command, dir: tempfile::TempDir, config: &str, extra: &[&str]) -> Self {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, config).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_sandkeep-engine"))
+        let child = command
             .args(["--allow-degraded", "--state-dir"])
             .arg(dir.path())
             .arg("--config")
@@ -42,9 +53,10 @@ impl Engine {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let engine = Self { child, dir };
+        let mut engine = Self { child, dir };
         let deadline = Instant::now() + Duration::from_secs(20);
         while packet_connect(&engine.socket()).is_none() {
+            assert!(engine.child.try_wait().unwrap().is_none(), "the engine ended at its start");
             assert!(Instant::now() < deadline, "the engine did not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -71,6 +83,11 @@ impl Engine {
     /// SIGTERM; returns whether it ended well.
     pub fn stop(mut self) -> bool {
         self.signal(Signal::SIGTERM);
+        self.child.wait().unwrap().success()
+    }
+
+    /// Of one that was told to stop before.
+    pub fn stop_after(mut self) -> bool {
         self.child.wait().unwrap().success()
     }
 
@@ -211,6 +228,59 @@ impl Front {
         }
     }
 
+    /// Starts `script` in a new sandbox and leaves it running.
+    pub fn start(&mut self, level: LevelWire, script: &str) -> Running {
+        let id = random_id();
+        self.start_as(create(&id, level), exec(&id, script))
+    }
+
+    pub fn start_as(&mut self, create: Create, exec: Exec) -> Running {
+        let id: SandboxId = create.id.parse().unwrap();
+        let detached = create.lifetime == LifetimeWire::Detached;
+        let created = match self.call(Verb::Create(create)) {
+            Reply::Created(created) => *created,
+            other => panic!("{other:?}"),
+        };
+        let (out, err, mut fds) = pipes();
+        if detached {
+            fds.push(out.try_clone().unwrap());
+            fds.push(err.try_clone().unwrap());
+        }
+        let seq = self.send(Verb::Exec(exec), &fds);
+        drop(fds);
+        let landlock = match self.reply_to(seq).0 {
+            Reply::Started { landlock } => landlock,
+            other => panic!("{other:?}"),
+        };
+        Running { id, created, landlock, out, err }
+    }
+
+    pub fn stat(&mut self, id: &SandboxId) -> StatWire {
+        match self.call(Verb::Stat { id: id.to_string() }) {
+            Reply::Stat(stat) => stat,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn list(&mut self) -> (Vec<StatWire>, Vec<OwnedFd>) {
+        let (mut entries, mut fds) = (Vec::new(), Vec::new());
+        let mut after = None;
+        loop {
+            let seq = self.send(Verb::List { after }, &[]);
+            match self.reply_to(seq) {
+                (Reply::List { entries: page, more }, outputs) => {
+                    after = page.last().map(|s| s.id.clone());
+                    entries.extend(page);
+                    fds.extend(outputs);
+                    if !more {
+                        return (entries, fds);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     pub fn wait_reaped(&mut self, id: &SandboxId) {
         self.wait_for(|e| matches!(e, Event::Reaped { id: i } if *i == id.to_string()));
     }
@@ -227,7 +297,23 @@ impl Front {
             Reply::Created(created) => *created,
             other => panic!("{other:?}"),
         };
-        let (out, err, fds) = pipes();
+        self.finish(id, created, exec, sealed(b""), Vec::new())
+    }
+
+    /// As `run_as`, with a descriptor for stdin and extra ones.
+    pub fn run_with(&mut self, create: Create, exec: Exec, stdin: OwnedFd, extra: Vec<OwnedFd>) -> Ran {
+        let id: SandboxId = create.id.parse().unwrap();
+        let created = match self.call(Verb::Create(create)) {
+            Reply::Created(created) => *created,
+            other => panic!("{other:?}"),
+        };
+        self.finish(id, created, exec, stdin, extra)
+    }
+
+    fn finish(&mut self, id: SandboxId, created: CreatedWire, exec: Exec, stdin: OwnedFd, extra: Vec<OwnedFd>) -> Ran {
+        let (out, err, mut fds) = pipes();
+        fds[0] = stdin;
+        fds.extend(extra);
         let seq = self.send(Verb::Exec(exec), &fds);
         drop(fds);
         let (reader_out, reader_err) = (read_all(out), read_all(err));
@@ -239,6 +325,16 @@ impl Front {
         self.wait_reaped(&id);
         Ran { created, landlock, stdout: reader_out.join().unwrap(), stderr: reader_err.join().unwrap(), end }
     }
+}
+
+/// A command that goes on.
+#[derive(Debug)]
+pub struct Running {
+    pub id: SandboxId,
+    pub created: CreatedWire,
+    pub landlock: Option<LandlockWire>,
+    pub out: OwnedFd,
+    pub err: OwnedFd,
 }
 
 /// Read ends of stdout and stderr, and what goes beside Exec.
@@ -265,6 +361,7 @@ pub fn sealed(bytes: &[u8]) -> OwnedFd {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::io::{Seek, Write};
     let mut file = std::fs::File::from(memfd_create("t", MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC).unwrap());
+    nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::from_bits_truncate(0o444)).unwrap();
     file.write_all(bytes).unwrap();
     file.rewind().unwrap();
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all())).unwrap();

@@ -1,0 +1,79 @@
+//! The machine as it was declared: `SANDKEEP_EXPECT=root,cgroup2,controllers,landlock=7,python3,node,…`.
+//!
+//! What is promised and missing fails the test; what is not promised and missing is not run, and said so. A test never
+//! asks the engine what to expect of the engine.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::path::Path;
+
+/// Whether this machine promises `name`.
+pub fn promised(name: &str) -> bool {
+    let declared = std::env::var("SANDKEEP_EXPECT").unwrap_or_default();
+    declared.split(',').any(|word| word.split('=').next() == Some(name))
+}
+
+/// The number after `name=`, if one was declared.
+pub fn promised_number(name: &str) -> Option<u32> {
+    let declared = std::env::var("SANDKEEP_EXPECT").unwrap_or_default();
+    declared.split(',').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+}
+
+/// True where the test may go on. Missing and promised: a failure. Missing and not promised: says so.
+#[track_caller]
+pub fn expect(name: &str) -> bool {
+    if has(name) {
+        if let Some(number) = promised_number(name) {
+            assert_eq!(number_of(name), Some(number), "the machine promises {name}={number}");
+        }
+        return true;
+    }
+    assert!(!promised(name), "the machine promises {name} and does not have it");
+    println!("not run: this machine has no {name}");
+    false
+}
+
+#[track_caller]
+pub fn expect_all(names: &[&str]) -> bool {
+    names.iter().all(|name| expect(name))
+}
+
+fn has(name: &str) -> bool {
+    match name {
+        "root" => nix::unistd::geteuid().is_root(),
+        "cgroup2" => cgroup2().is_some(),
+        "controllers" => {
+            let list = cgroup2().and_then(|m| std::fs::read_to_string(m.join("cgroup.controllers")).ok());
+            list.is_some_and(|l| ["memory", "pids", "cpu"].iter().all(|c| l.split_whitespace().any(|w| w == *c)))
+        }
+        "landlock" => landlock() > 0,
+        "landlock-net" => landlock() >= 4,
+        "landlock-scopes" => landlock() >= 6,
+        "memfd-noexec" => Path::new("/proc/sys/vm/memfd_noexec").exists(),
+        "fault-injection" => cfg!(feature = "fault-injection"),
+        program => ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|d| Path::new(d).join(program).exists()),
+    }
+}
+
+fn number_of(name: &str) -> Option<u32> {
+    (name == "landlock").then(landlock)
+}
+
+/// The kernel's own answer.
+pub fn landlock() -> u32 {
+    sandkeep::sys::process::landlock_abi()
+}
+
+/// Where cgroup2 is mounted, from the mount table.
+pub fn cgroup2() -> Option<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|l| l.contains(" - cgroup2 ") && l.split(' ').nth(3) == Some("/"))?;
+    Some(line.split(' ').nth(4)?.into())
+}
+
+pub fn controllers() -> bool {
+    has("controllers")
+}
+
+pub fn memfd_noexec() -> bool {
+    has("memfd-noexec")
+}
