@@ -30,9 +30,20 @@ impl Engine {
     }
 
     pub fn start_in(dir: tempfile::TempDir, config: &str, extra: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_sandkeep-engine")), dir, config, extra)
+    }
+
+    /// Through `wrapper`, which must become the engine.
+    pub fn start_under(wrapper: &[&str]) -> Self {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_sandkeep-engine"));
+        Self::spawn(command, tempfile::tempdir().unwrap(), "", &[])
+    }
+
+    fn spawn(mut command: Command, dir: tempfile::TempDir, config: &str, extra: &[&str]) -> Self {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, config).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_sandkeep-engine"))
+        let child = command
             .args(["--allow-degraded", "--state-dir"])
             .arg(dir.path())
             .arg("--config")
