@@ -160,7 +160,9 @@ fn attempt(engine: &Engine, step: &str, level: LevelWire) {
         other => panic!("{step}: {other:?}"),
     };
     match refusal {
-        Refusal::SetupFailed { step: named, errno, .. } => assert_eq!((named.as_str(), errno), (step, libc_eio()), "{step}"),
+        Refusal::SetupFailed { step: named, errno, .. } => {
+            assert_eq!((named.as_str(), errno), (step, libc_eio()), "{step}")
+        }
         Refusal::CommandFailed { step: named, .. } if step == "chdir" || step == "exec" => assert_eq!(named, step),
         other => panic!("{step}: {other:?}"),
     }
@@ -202,15 +204,7 @@ fn so_it_is_at_minimal() {
     if !machine::expect("root") {
         return;
     }
-    let elsewhere = [
-        "hostname",
-        "loopback",
-        "memfd_noexec",
-        "sysctl",
-        "time namespace",
-        "time offsets",
-        "write map",
-    ];
+    let elsewhere = ["hostname", "loopback", "memfd_noexec", "sysctl", "time namespace", "time offsets", "write map"];
     each(LevelWire::Minimal, &[When::Create, When::Exec, When::Minimal], &elsewhere);
 }
 

@@ -46,7 +46,9 @@ impl Raw {
         loop {
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
             assert_eq!(poll(&mut fds, PollTimeout::from(5000u16)), Ok(1), "no answer and no end");
-            let Ok(Some((length, _))) = packet::receive(self.0.as_fd(), &mut buffer, 2 * LIST_PAGE) else { return None };
+            let Ok(Some((length, _))) = packet::receive(self.0.as_fd(), &mut buffer, 2 * LIST_PAGE) else {
+                return None;
+            };
             if let FromMonitor::Reply { reply, .. } = decode(&buffer[..length]).unwrap() {
                 return Some(reply);
             }
@@ -115,8 +117,14 @@ fn what_breaks_the_protocol_ends_its_connection_alone() {
 
     let later: Vec<(&str, Verb)> = vec![
         ("Hello twice", hello()),
-        ("a Create id that is none", Verb::Create(Create { id: "../x".into(), ..create(&random_id(), LevelWire::Standard) })),
-        ("a Create id without prefix", Verb::Create(Create { id: "x".repeat(30), ..create(&random_id(), LevelWire::Standard) })),
+        (
+            "a Create id that is none",
+            Verb::Create(Create { id: "../x".into(), ..create(&random_id(), LevelWire::Standard) }),
+        ),
+        (
+            "a Create id without prefix",
+            Verb::Create(Create { id: "x".repeat(30), ..create(&random_id(), LevelWire::Standard) }),
+        ),
         ("a Create id that is in use", Verb::Create(create(&s.running.id, LevelWire::Standard))),
         ("Exec on one that runs", Verb::Exec(exec(&s.running.id, "true"))),
     ];
@@ -127,7 +135,9 @@ fn what_breaks_the_protocol_ends_its_connection_alone() {
         s.unharmed(what);
     }
 
-    for verb in [hello(), Verb::Probe, Verb::List { after: None }, Verb::Create(create(&random_id(), LevelWire::Standard))] {
+    for verb in
+        [hello(), Verb::Probe, Verb::List { after: None }, Verb::Create(create(&random_id(), LevelWire::Standard))]
+    {
         let raw = if matches!(verb, Verb::Hello { .. }) { Raw::to(&s.engine) } else { Raw::greeted(&s.engine) };
         let what = format!("a descriptor beside {}", verb.name());
         raw.send(2, verb, &[sealed(b"")]);
@@ -210,7 +220,11 @@ fn a_verb_out_of_its_state_is_refused() {
     for end in [true, false] {
         let id = random_id();
         s.front.created(&id, LevelWire::Strict);
-        let verb = if end { Verb::Destroy { id: id.to_string() } } else { Verb::Signal { id: id.to_string(), why: WhyWire::Caller } };
+        let verb = if end {
+            Verb::Destroy { id: id.to_string() }
+        } else {
+            Verb::Signal { id: id.to_string(), why: WhyWire::Caller }
+        };
         assert_eq!(s.front.call(verb), Reply::Done);
         s.front.wait_reaped(&id);
     }
@@ -221,7 +235,9 @@ fn a_verb_out_of_its_state_is_refused() {
 #[test]
 fn only_pipes_and_sealed_memfds_are_passed_on() {
     let Some(mut s) = scene("") else { return };
-    let owners = || ["/dev/null", "/etc/hostname", "/tmp"].map(|p| std::fs::metadata(p).map(|m| (m.uid(), m.gid(), m.mode())).ok());
+    let owners = || {
+        ["/dev/null", "/etc/hostname", "/tmp"].map(|p| std::fs::metadata(p).map(|m| (m.uid(), m.gid(), m.mode())).ok())
+    };
     let before = owners();
     let opened = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
     let socket = || OwnedFd::from(std::os::unix::net::UnixStream::pair().unwrap().0);
@@ -298,7 +314,9 @@ fn limits_levels_and_names_are_checked_again() {
     // Each is refused and the connection stays.
     for (level, word) in [(LevelWire::Minimal, "minimal"), (LevelWire::Maximum, "Docker")] {
         match s.front.call(Verb::Create(create(&random_id(), level))) {
-            Reply::Refused(Refusal::LevelUnavailable { missing }) => assert!(missing.concat().contains(word), "{missing:?}"),
+            Reply::Refused(Refusal::LevelUnavailable { missing }) => {
+                assert!(missing.concat().contains(word), "{missing:?}")
+            }
             other => panic!("{other:?}"),
         }
     }

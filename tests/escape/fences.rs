@@ -39,10 +39,7 @@ const PROOFS: &[Proof] = &[
     proof("seccomp", &[], Standard, Inside("add_key", "EPERM", "ok")),
     proof("seccomp", &[], Strict, Inside("personality_norandomize", "EPERM", "ok")),
     proof("workload-filter", &[], Standard, Inside("landlock_create", "EPERM", "ok")),
-    Proof {
-        needs: "landlock-net",
-        ..proof("landlock", &[], Standard, Inside("tcp_own_listener", "EACCES", "ok"))
-    },
+    Proof { needs: "landlock-net", ..proof("landlock", &[], Standard, Inside("tcp_own_listener", "EACCES", "ok")) },
     Proof { needs: "landlock-scopes", ..proof("landlock", &[], Strict, Inside("kill9_pid1", "EPERM", "survived")) },
     // A nested domain may not trace its parent, dumpable or not.
     proof("landlock", &["dumpable"], Standard, Inside("pid1_environ", "EACCES", "ok")),
@@ -52,22 +49,14 @@ const PROOFS: &[Proof] = &[
     proof("namespace-sysctls", &["seccomp", "workload-filter"], Strict, Inside("clone_user", "ENOSPC", "ok")),
     proof("dumpable", &["landlock"], Standard, Inside("pid1_mem", "EACCES", "ok|EROFS")),
     proof("dumpable", &["landlock"], Strict, Inside("pid1_environ", "EACCES", "ok")),
-    proof(
-        "dumpable",
-        &["landlock", "seccomp", "workload-filter"],
-        Standard,
-        Inside("pidfd_getfd", "EPERM", "ok"),
-    ),
+    proof("dumpable", &["landlock", "seccomp", "workload-filter"], Standard, Inside("pidfd_getfd", "EPERM", "ok")),
     proof("overlay", &[], Standard, Inside("flock_usr", "ok", "EAGAIN")),
     proof("masks", &[], Standard, Inside("masks", "nothing", "shown")),
     proof("read-only-proc", &["landlock"], Standard, Inside("write_oom", "EROFS", "ok")),
     proof("noexec", &["landlock"], Standard, Inside("exec_shm", "EACCES", "ok")),
     proof("noexec", &["landlock"], Strict, Inside("exec_scratch", "EACCES", "ok")),
     proof("noexec", &["landlock"], Strict, Inside("exec_by_loader", "status:127", "ok")),
-    Proof {
-        needs: "memfd-noexec",
-        ..proof("memfd-noexec", &[], Strict, Inside("exec_memfd", "EACCES", "ok"))
-    },
+    Proof { needs: "memfd-noexec", ..proof("memfd-noexec", &[], Strict, Inside("exec_memfd", "EACCES", "ok")) },
     proof("net-namespace", &["landlock"], Standard, Inside("tcp_host", "ECONNREFUSED", "ok")),
     proof("net-namespace", &["landlock"], Standard, Inside("abstract_host", "ECONNREFUSED", "ok")),
     proof("ipc-namespace", &[], Standard, Inside("sysv_host", "ENOENT", "ok")),

@@ -42,7 +42,8 @@ fn no_descriptor_can_be_a_working_directory() {
     let mut tried = Vec::new();
     for level in LEVELS {
         for cwd in (0..20).map(|n| format!("/proc/self/fd/{n}")).chain(
-            ["/proc/1/root", "/proc/1/cwd", "/proc/self/fd/../../../1/root", "/nonexistent", "/etc/passwd"].map(String::from),
+            ["/proc/1/root", "/proc/1/cwd", "/proc/self/fd/../../../1/root", "/nonexistent", "/etc/passwd"]
+                .map(String::from),
         ) {
             let id = random_id();
             assert!(matches!(front.call(Verb::Create(create(&id, level))), Reply::Created(_)));

@@ -256,4 +256,5 @@ pub const TABLE: &[Row] = &[
     row("int80", Root("ok"), "died:31", "died:31", "died:31"),
     row("int80_ptrace", Reached, "died:31", "died:31", "died:31"),
     row("x32_getpid", No("few kernels have the x32 table"), "ENOSYS", "ENOSYS", "ENOSYS"),
-    row("x32_ptrace", No("few kernels have the x32 table"), "ENOSYS", "ENOSYS", "ENOSYS"),];
+    row("x32_ptrace", No("few kernels have the x32 table"), "ENOSYS", "ENOSYS", "ENOSYS"),
+];

@@ -34,13 +34,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         std::fs::write(dir.path().join("secret"), "the host's").unwrap();
-        let victim = Command::new("/usr/bin/sleep")
-            .arg("600")
-            .uid(NOBODY)
-            .gid(NOBODY)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let victim =
+            Command::new("/usr/bin/sleep").arg("600").uid(NOBODY).gid(NOBODY).stdin(Stdio::null()).spawn().unwrap();
         let name = random_id().to_string();
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let path = dir.path().join("socket");
@@ -50,10 +45,7 @@ impl World {
         lock.lock().unwrap();
         // Above what any program takes by hand; made anew and removed at the end.
         let key = 0x5a4b_0000 | (std::process::id() as i32 & 0xffff);
-        let made = Command::new("/usr/bin/python3")
-            .args(["-c", SEGMENT, &key.to_string()])
-            .output()
-            .unwrap();
+        let made = Command::new("/usr/bin/python3").args(["-c", SEGMENT, &key.to_string()]).output().unwrap();
         let segment = String::from_utf8_lossy(&made.stdout).trim().parse().unwrap();
         Self {
             victim,
