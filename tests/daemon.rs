@@ -41,7 +41,7 @@ fn settled(daemon: &Daemon) -> Vec<(&'static str, usize)> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let now = counts(daemon);
-        if now.iter().any(|c| *c == ("children of the engine", 0)) {
+        if now.contains(&("children of the engine", 0)) {
             return now;
         }
         assert!(Instant::now() < deadline, "{now:?}");

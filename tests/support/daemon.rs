@@ -47,7 +47,7 @@ impl Daemon {
 
     pub fn wait_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !self.try_request("GET", "/readyz", None).is_some_and(|r| r.status == 200) {
+        while self.try_request("GET", "/readyz", None).is_none_or(|r| r.status != 200) {
             assert!(Instant::now() < deadline, "not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
