@@ -50,8 +50,9 @@ impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
     }
 }
 
-/// Ends this process when its parent `supervisor` ends.
+/// Ends this process when its parent `supervisor` ends, and lets in the signals that the supervisor keeps blocked.
 pub fn die_with(supervisor: i32) -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
     prctl::set_pdeathsig(Signal::SIGTERM)?;
     // It may have ended before the line above.
     if getppid().as_raw() == supervisor { Ok(()) } else { Err(io::Error::other("the supervisor is gone")) }
@@ -224,8 +225,7 @@ impl Supervisor {
     fn directories(&self, uid: u32, gid: u32) -> Result<Vec<PathBuf>, SupervisorError> {
         let mut made = Vec::new();
         let make = |dir: &Path, made: &mut Vec<PathBuf>| -> Result<(), SupervisorError> {
-            let missing: Vec<PathBuf> =
-                dir.ancestors().take_while(|d| !d.exists()).map(Path::to_owned).collect();
+            let missing: Vec<PathBuf> = dir.ancestors().take_while(|d| !d.exists()).map(Path::to_owned).collect();
             for dir in missing.into_iter().rev() {
                 DirBuilder::new().mode(0o755).create(&dir).named(dir.display().to_string())?;
                 made.push(dir);
@@ -263,8 +263,7 @@ impl Supervisor {
         for tcp in &sockets.tcp {
             command.arg("--listen-fd").arg(tcp.as_raw_fd().to_string());
         }
-        let all: Vec<RawFd> =
-            sockets.tcp.iter().map(|t| t.as_raw_fd()).chain([sockets.unix.as_raw_fd()]).collect();
+        let all: Vec<RawFd> = sockets.tcp.iter().map(|t| t.as_raw_fd()).chain([sockets.unix.as_raw_fd()]).collect();
         // This process has one thread: nothing else is started while they can be inherited.
         sockets.inheritable(true).named("sockets")?;
         let child = command.spawn();
@@ -319,7 +318,8 @@ impl Sockets {
             Ok(Some(group)) => chown(&path, None, Some(group.gid.as_raw())).named(name)?,
             _ => tracing::warn!(group = config.listen.group, "no such group: only root can open the socket"),
         }
-        let tcp = config.listen.tcp.iter().map(|a| TcpListener::bind(a).named(a.to_string())).collect::<Result<_, _>>()?;
+        let tcp =
+            config.listen.tcp.iter().map(|a| TcpListener::bind(a).named(a.to_string())).collect::<Result<_, _>>()?;
         Ok(Self { unix, path, tcp })
     }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use sandkeep::config::{Config, Overrides};
 use sandkeep::policy::explain;
 use sandkeep::spec::Level;
 
 fn golden(name: &str, actual: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract/golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, actual).unwrap();
     }
@@ -18,5 +19,34 @@ fn golden(name: &str, actual: &str) {
 fn explain_says_what_each_level_means() {
     for level in Level::ALL {
         golden(&format!("explain-{level}.txt"), &explain(level));
+    }
+}
+
+#[test]
+fn the_readmes_configuration_is_the_built_in_one() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let block = readme.split("```toml\n").nth(1).and_then(|b| b.split("```").next()).unwrap();
+    let config = Config::parse(block, Path::new("README.md"), &Overrides::default()).unwrap();
+    assert_eq!(config, Config::default());
+    // What is commented out is valid, too.
+    let principals: String = block
+        .lines()
+        .filter_map(|l| l.strip_prefix("# "))
+        .filter(|l| !l.contains(':'))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let config = Config::parse(&principals, Path::new("README.md"), &Overrides::default()).unwrap();
+    assert_eq!(config.principals.len(), 1, "{principals}");
+}
+
+#[test]
+fn the_programs_say_how_they_are_used() {
+    for (name, program) in [
+        ("sandkeep", env!("CARGO_BIN_EXE_sandkeep")),
+        ("sandkeepd", env!("CARGO_BIN_EXE_sandkeepd")),
+        ("sandkeep-engine", env!("CARGO_BIN_EXE_sandkeep-engine")),
+    ] {
+        let help = std::process::Command::new(program).arg("--help").output().unwrap();
+        assert!(help.status.success());
+        golden(&format!("help-{name}.txt"), &String::from_utf8(help.stdout).unwrap());
     }
 }

@@ -70,7 +70,8 @@ fn every_unsafe_block_says_why_it_is_safe() {
 #[test]
 fn services_and_transports_know_the_verbs_and_not_the_engine() {
     let forbidden = ["sys", "launch", "backend", "engine", "host"];
-    for (path, text) in sources("src").into_iter().filter(|(p, _)| in_module(p, &["runtimes", "tools", "agent", "api"])) {
+    for (path, text) in sources("src").into_iter().filter(|(p, _)| in_module(p, &["runtimes", "tools", "agent", "api"]))
+    {
         for module in forbidden {
             let name = format!("crate::{module}::");
             assert!(!code(&text).contains(&name), "{}: {name}", path.display());
@@ -87,7 +88,8 @@ fn domain_types_are_not_wire_types() {
 
 #[test]
 fn the_engine_side_names_no_async_runtime_and_no_http() {
-    let engine_side = ["sys", "host", "launch", "backend", "engine", "spec", "policy", "config", "telemetry", "supervisor"];
+    let engine_side =
+        ["sys", "host", "launch", "backend", "engine", "spec", "policy", "config", "telemetry", "supervisor"];
     for (path, text) in sources("src").into_iter().filter(|(p, _)| in_module(p, &engine_side)) {
         for word in ["tokio", "hyper", "axum", "serde_json"] {
             assert!(!code(&text).contains(word), "{}: {word}", path.display());

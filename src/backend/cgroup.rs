@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cgroups_rs::fs::MaxValue;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
-use cgroups_rs::fs::MaxValue;
 
 use crate::launch::{LaunchError, Step};
 use crate::spec::{CgroupReport, Controllers, Limits};
@@ -186,11 +186,16 @@ impl Tree {
             report.controllers.push("pids".into());
         }
         let page = 4096;
-        let enforced = report.memory_max_bytes.is_none_or(|max| max <= limits.memory_bytes && limits.memory_bytes - max < page)
-            && report.pids_max.is_none_or(|max| max == u64::from(limits.pids))
-            && report.oom_group != Some(false)
-            && report.swap_max_bytes.is_none_or(|max| max == 0);
-        if enforced { Ok(report) } else { Err(io::Error::other("a limit reads back differently")).step("verify", "cgroup") }
+        let enforced =
+            report.memory_max_bytes.is_none_or(|max| max <= limits.memory_bytes && limits.memory_bytes - max < page)
+                && report.pids_max.is_none_or(|max| max == u64::from(limits.pids))
+                && report.oom_group != Some(false)
+                && report.swap_max_bytes.is_none_or(|max| max == 0);
+        if enforced {
+            Ok(report)
+        } else {
+            Err(io::Error::other("a limit reads back differently")).step("verify", "cgroup")
+        }
     }
 
     /// Whether a process can be born into a leaf and killed through it. Found by doing.
@@ -276,6 +281,17 @@ impl Leaf {
             return None;
         }
         Some(memory.memory_stat().max_usage_in_bytes)
+    }
+
+    /// Largest resident set that a process in it has had, where no controller counts memory. Only while they live.
+    pub fn largest_resident_set(&self) -> Option<u64> {
+        let pids = self.read("cgroup.procs").ok()?;
+        // Enough to be true of what a sandbox may run; the rest of a fork bomb's processes are copies.
+        pids.lines()
+            .take(64)
+            .filter_map(|pid| procfs::process::Process::new(pid.parse().ok()?).ok()?.status().ok()?.vmhwm)
+            .max()
+            .map(|kib| kib * 1024)
     }
 
     /// Removes it; a leaf that still holds a dying process is tried again until `wait` is over.

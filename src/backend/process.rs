@@ -141,6 +141,11 @@ impl Live {
         self.leaf.as_ref()?.memory_peak()
     }
 
+    /// The nearest substitute where no memory controller counts: while the processes live.
+    pub fn largest_resident_set(&self) -> Option<u64> {
+        if self.cgroup.memory_max_bytes.is_some() { None } else { self.leaf.as_ref()?.largest_resident_set() }
+    }
+
     /// Scratch mounts of `plan` without a free block or inode, looked at from outside, while pid 1 lives.
     pub fn full_mounts(&self, plan: &Plan) -> u32 {
         let full = |target: &str| {

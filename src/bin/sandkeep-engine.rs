@@ -54,11 +54,8 @@ fn start(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             sandkeep::launch::fault::fail_at(step)?;
         }
     }
-    let overrides = Overrides {
-        state_dir: arguments.state_dir,
-        allow_degraded: arguments.allow_degraded,
-        ..Overrides::default()
-    };
+    let overrides =
+        Overrides { state_dir: arguments.state_dir, allow_degraded: arguments.allow_degraded, ..Overrides::default() };
     let config = Config::load(arguments.config.as_deref(), &overrides)?;
     Ok(run(Options { config, config_file: arguments.config })?)
 }

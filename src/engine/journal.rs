@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn a_cut_or_foreign_line_is_passed_over() {
-        assert_eq!(parse("+ sbx_1\n? x\nnext x\n+ sbx_2 5"), Leftovers {
-            sandboxes: vec!["sbx_2".into()],
-            next_uid: Some(6)
-        });
+        assert_eq!(
+            parse("+ sbx_1\n? x\nnext x\n+ sbx_2 5"),
+            Leftovers { sandboxes: vec!["sbx_2".into()], next_uid: Some(6) }
+        );
     }
 }

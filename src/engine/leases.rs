@@ -119,8 +119,7 @@ fn carried(uid: u32) -> bool {
     let users = fs::read_to_string("/proc/key-users").unwrap_or_default();
     let with_keys = users.lines().filter_map(|l| l.split(':').next()?.trim().parse::<u32>().ok()).any(|u| u == uid);
     let with_processes = || {
-        procfs::process::all_processes()
-            .is_ok_and(|all| all.flatten().any(|p| p.uid().is_ok_and(|owner| owner == uid)))
+        procfs::process::all_processes().is_ok_and(|all| all.flatten().any(|p| p.uid().is_ok_and(|owner| owner == uid)))
     };
     with_keys || with_processes()
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Gid, Uid, fchown};
 
 use super::monitor::Monitor;
+use super::passed::is_pipe;
 use super::sandbox::{Run, Sender, WaitingExec};
 use super::states::State;
-use super::passed::is_pipe;
 use super::verbs::stat_of;
 use crate::launch::channel::{FromInit, ToInit, numbers, receive, send};
 use crate::spec::{Clock, KilledBy, Outcome, SandboxId};
@@ -44,23 +44,25 @@ impl Monitor {
     fn news(&mut self, key: u64, message: FromInit) {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
         match (message, sandbox.state) {
-            (FromInit::Ready(report), State::Building) => match self.backend.enforced(&sandbox.live, &sandbox.plan, &report) {
-                Ok(enforced) => {
-                    sandbox.state = State::Ready;
-                    let created = CreatedWire {
-                        enforced: enforced.into(),
-                        degraded: sandbox.plan.degraded.clone(),
-                        limits: sandbox.plan.limits.into(),
-                    };
-                    self.answer_create(key, Reply::Created(Box::new(created)));
-                    self.start_command(key);
+            (FromInit::Ready(report), State::Building) => {
+                match self.backend.enforced(&sandbox.live, &sandbox.plan, &report) {
+                    Ok(enforced) => {
+                        sandbox.state = State::Ready;
+                        let created = CreatedWire {
+                            enforced: enforced.into(),
+                            degraded: sandbox.plan.degraded.clone(),
+                            limits: sandbox.plan.limits.into(),
+                        };
+                        self.answer_create(key, Reply::Created(Box::new(created)));
+                        self.start_command(key);
+                    }
+                    Err(e) => {
+                        let refusal = Refusal::SetupFailed { errno: e.errno(), step: e.step.into(), target: e.target };
+                        self.answer_create(key, Reply::Refused(refusal));
+                        self.kill(key, Outcome::EngineFault);
+                    }
                 }
-                Err(e) => {
-                    let refusal = Refusal::SetupFailed { errno: e.errno(), step: e.step.into(), target: e.target };
-                    self.answer_create(key, Reply::Refused(refusal));
-                    self.kill(key, Outcome::EngineFault);
-                }
-            },
+            }
             (FromInit::Failed { step, target, errno }, State::Building) => {
                 tracing::error!(sandbox = %sandbox.id, step, target, errno, "set-up failed");
                 self.answer_create(key, Reply::Refused(Refusal::SetupFailed { step, target, errno }));
@@ -158,9 +160,10 @@ impl Monitor {
             end: None,
         });
         // Opening /dev/stdout again inside needs an owner that is the sandbox.
-        let owned = fds.iter().filter(|fd| is_pipe(fd.as_fd())).try_for_each(|fd| {
-            fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(io::Error::from)
-        });
+        let owned = fds
+            .iter()
+            .filter(|fd| is_pipe(fd.as_fd()))
+            .try_for_each(|fd| fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(io::Error::from));
         let sent = owned.and_then(|()| send(sandbox.live.channel(), &message, &numbers(&fds)));
         if let Err(e) = sent {
             tracing::error!(sandbox = %sandbox.id, error = %e, "a command could not be handed over");
@@ -180,8 +183,11 @@ impl Monitor {
             return;
         }
         if sandbox.cause.is_none() {
-            // Only now can its scratch still be looked at.
-            sandbox.full_mounts = if sandbox.run.is_some() { sandbox.live.full_mounts(&sandbox.plan) } else { 0 };
+            // Only now can its scratch and its processes still be looked at.
+            if sandbox.run.is_some() {
+                sandbox.full_mounts = sandbox.live.full_mounts(&sandbox.plan);
+                sandbox.resident_bytes = sandbox.live.largest_resident_set().unwrap_or(0);
+            }
             sandbox.cause = Some(outcome);
         }
         self.end_processes(key);

@@ -34,6 +34,8 @@ pub struct Sandbox {
     pub outputs: Vec<OwnedFd>,
     /// Scratch mounts found full before a kill.
     pub full_mounts: u32,
+    /// Largest resident set seen before a kill, where no controller counts memory.
+    pub resident_bytes: u64,
     pub destroy: bool,
     /// When the monitor looks at it again by itself.
     pub next_check: Option<Instant>,
@@ -87,7 +89,11 @@ impl Sandbox {
         Usage {
             wall_us: until.duration_since(run.began).as_micros() as u64,
             cpu_us,
-            memory_peak_bytes: self.live.memory_peak().or(reaped.map(|end| end.max_rss_bytes)).unwrap_or(0),
+            memory_peak_bytes: self
+                .live
+                .memory_peak()
+                .or(reaped.map(|end| end.max_rss_bytes))
+                .unwrap_or(self.resident_bytes),
             network_requests: 0,
         }
     }

@@ -137,7 +137,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let box_id = uid_of(&config.host.box_user, BOX_ID_DEFAULT);
     let assets = Assets::make(&run.templates, box_id)?;
     let controllers = tree.as_ref().map(|t| t.controllers).unwrap_or(Controllers::default());
-    let facts = host::facts(cgroup2, controllers, &run.templates.join("empty"), &config.run_dir);
+    // Nobody may have made it yet; what it will be made in lies on the same filesystem.
+    let state = config.state_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let facts = host::facts(cgroup2, controllers, &run.templates.join("empty"), state);
     // Probes needed no more than these, and neither does anything later.
     keep_capabilities().named("capabilities")?;
     let front_uid = uid_of(&config.host.front_user, FRONT_ID_DEFAULT);

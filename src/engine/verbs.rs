@@ -7,8 +7,8 @@ use super::monitor::Monitor;
 use super::passed::may_be_passed;
 use super::sandbox::{ConnectionKey, Sandbox, Sender, WaitingExec};
 use super::states::{Permit, State, Use, permit};
-use crate::policy::plan::{self, Ask, plan};
 use crate::policy::RUNTIMES;
+use crate::policy::plan::{self, Ask, plan};
 use crate::spec::{KilledBy, Level, Outcome, SandboxId};
 use crate::wire::{
     Create, Exec, FactsWire, LIST_PAGE, LevelFactsWire, LifetimeWire, PROTOCOL, Refusal, Reply, Request, RuntimeWire,
@@ -63,11 +63,11 @@ impl Monitor {
         let f = &self.settings.facts;
         let controllers = [("memory", f.controllers.memory), ("pids", f.controllers.pids), ("cpu", f.controllers.cpu)];
         let level = |level: Level| {
-            let (available, missing, degraded) =
-                match plan::availability(level, f, self.settings.rules.allow_degraded) {
-                    Ok(degraded) => (true, Vec::new(), degraded),
-                    Err(missing) => (false, missing, Vec::new()),
-                };
+            let (available, missing, degraded) = match plan::availability(level, f, self.settings.rules.allow_degraded)
+            {
+                Ok(degraded) => (true, Vec::new(), degraded),
+                Err(missing) => (false, missing, Vec::new()),
+            };
             LevelFactsWire { level: level.into(), available, missing, degraded }
         };
         FactsWire {
@@ -141,12 +141,15 @@ impl Monitor {
         }
         let promised = self.memory_promised + plan.limits.memory_bytes;
         if promised > capacity.memory_bytes_max {
-            return Err(Refusal::AtCapacity { what: format!("{} bytes of memory promised", capacity.memory_bytes_max) });
+            return Err(Refusal::AtCapacity {
+                what: format!("{} bytes of memory promised", capacity.memory_bytes_max),
+            });
         }
         let Some(uid) = self.leases.take() else {
             return Err(Refusal::AtCapacity { what: "every uid of the lease range is in use".into() });
         };
-        let uid = if crate::launch::fault::dropped(crate::launch::fault::Fence::Lease) { self.leases.first() } else { uid };
+        let uid =
+            if crate::launch::fault::dropped(crate::launch::fault::Fence::Lease) { self.leases.first() } else { uid };
         let built = self
             .journal
             .born(id, uid)
@@ -174,6 +177,7 @@ impl Monitor {
             cause: None,
             outputs: Vec::new(),
             full_mounts: 0,
+            resident_bytes: 0,
             destroy: false,
             next_check: None,
             plan,
@@ -274,7 +278,8 @@ impl Monitor {
     }
 
     fn list(&mut self, from: ConnectionKey, seq: u32, after: Option<String>) {
-        let mut all: Vec<(StatWire, &[OwnedFd])> = self.ended.iter().map(|e| (e.stat.clone(), &e.outputs[..])).collect();
+        let mut all: Vec<(StatWire, &[OwnedFd])> =
+            self.ended.iter().map(|e| (e.stat.clone(), &e.outputs[..])).collect();
         all.extend(self.sandboxes.values().map(|s| (stat_of(s), &s.outputs[..])));
         all.sort_by(|a, b| a.0.id.cmp(&b.0.id));
         let mut page: Vec<_> = all.into_iter().filter(|(s, _)| after.as_ref().is_none_or(|a| s.id > *a)).collect();

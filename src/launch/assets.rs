@@ -111,7 +111,10 @@ impl Assets {
             ("group", format!("root:x:0:\nbox:x:{id}:\nnogroup:x:65534:\n")),
             ("hosts", "127.0.0.1 localhost sandkeep\n::1 localhost ip6-localhost ip6-loopback\n".into()),
             ("hostname", "sandkeep\n".into()),
-            ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n".into()),
+            (
+                "nsswitch.conf",
+                "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n".into(),
+            ),
             ("resolv.conf", "# no name server can be reached from here\n".into()),
         ];
         for (name, text) in files {
@@ -143,7 +146,13 @@ impl Assets {
             }
             MountKind::Tmpfs { bytes, inodes, owned } => {
                 let owner = if *owned { lease } else { 0 };
-                scratch(*bytes, *inodes, owner, if m.target == "/workspace" || !owned { c"0755" } else { c"1777" }, attrs)?
+                scratch(
+                    *bytes,
+                    *inodes,
+                    owner,
+                    if m.target == "/workspace" || !owned { c"0755" } else { c"1777" },
+                    attrs,
+                )?
             }
         };
         Ok(Some(fd))
@@ -195,8 +204,7 @@ fn bind(source: &str, attrs: Attrs, recursive: bool) -> io::Result<OwnedFd> {
 fn scratch(bytes: u64, inodes: u32, owner: u32, mode: &CStr, attrs: Attrs) -> io::Result<OwnedFd> {
     let (size, inodes, owner) = (bytes.to_string(), inodes.to_string(), owner.to_string());
     let (size, inodes, owner) = (cstring(&size)?, cstring(&inodes)?, cstring(&owner)?);
-    let mut options =
-        vec![(c"mode", Some(mode)), (c"uid", Some(owner.as_c_str())), (c"gid", Some(owner.as_c_str()))];
+    let mut options = vec![(c"mode", Some(mode)), (c"uid", Some(owner.as_c_str())), (c"gid", Some(owner.as_c_str()))];
     if !dropped(Fence::ScratchSize) {
         options.extend([(c"size", Some(size.as_c_str())), (c"nr_inodes", Some(inodes.as_c_str()))]);
     }

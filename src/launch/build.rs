@@ -44,8 +44,13 @@ pub fn build(
     })
     .step("clone3", "")?;
     let building = Building { child, channel: ours };
-    let result = write_maps(&building, plan, lease, user_namespace)
-        .and_then(|()| say_go(&building).step("go", ""));
+    let result = write_maps(&building, plan, lease, user_namespace).and_then(|()| {
+        match send(building.channel.as_fd(), &ToInit::Go, &[]) {
+            // Pid 1 has ended already. Why, it said on the channel before: that is the failure to tell, not this one.
+            Err(e) if e.raw_os_error() == Some(libc::EPIPE) => Ok(()),
+            result => result.step("go", ""),
+        }
+    });
     match result {
         Ok(()) => Ok(building),
         Err(e) => {
@@ -54,14 +59,6 @@ pub fn build(
             nix::sys::wait::waitid(id, nix::sys::wait::WaitPidFlag::WEXITED).step("reap", "")?;
             Err(e)
         }
-    }
-}
-
-/// Where pid 1 has ended already, its reason waits in the channel, and tells more than a broken pipe.
-fn say_go(building: &Building) -> std::io::Result<()> {
-    match send(building.channel.as_fd(), &ToInit::Go, &[]) {
-        Err(e) if e.raw_os_error() == Some(libc::EPIPE) => Ok(()),
-        result => result,
     }
 }
 

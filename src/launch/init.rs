@@ -22,7 +22,7 @@ use super::readback::{self, EngineView, Report};
 use super::workload;
 use crate::policy::plan::{MountKind, Namespace, Plan};
 use crate::policy::seccomp;
-use crate::sys::process::{Resource, Reaped, WaitEnd, exit_now, fork, limit, reap_any};
+use crate::sys::process::{Reaped, Resource, WaitEnd, exit_now, fork, limit, reap_any};
 use crate::sys::{cred, fd, mount, net, packet, process};
 
 /// What pid 1 is given; it is a copy of the engine's memory at the fork.
@@ -376,14 +376,19 @@ fn end_of(plan: &Plan, reaped: &Reaped) -> CommandEnd {
         WaitEnd::Exited(code) => (Some(code), None),
         WaitEnd::Signaled(signal) => (None, Some(signal)),
     };
-    CommandEnd { exit_code, signal, cpu_us: reaped.cpu_us, max_rss_bytes: reaped.max_rss_bytes, full_mounts: full(plan) }
+    CommandEnd {
+        exit_code,
+        signal,
+        cpu_us: reaped.cpu_us,
+        max_rss_bytes: reaped.max_rss_bytes,
+        full_mounts: full(plan),
+    }
 }
 
 /// Scratch mounts without a free block or inode.
 fn full(plan: &Plan) -> u32 {
-    let full = |target: &str| {
-        nix::sys::statfs::statfs(target).is_ok_and(|s| s.blocks_free() == 0 || s.files_free() == 0)
-    };
+    let full =
+        |target: &str| nix::sys::statfs::statfs(target).is_ok_and(|s| s.blocks_free() == 0 || s.files_free() == 0);
     let scratch = plan.mounts.iter().filter(|m| matches!(m.kind, MountKind::Tmpfs { owned: true, .. }) && !m.read_only);
     scratch.filter(|m| full(&m.target)).count() as u32
 }

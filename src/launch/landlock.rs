@@ -57,10 +57,7 @@ pub(super) fn restrict(plan: &LandlockPlan) -> Result<LandlockWire, LaunchError>
         added.push("tcp".to_owned());
     }
     if plan.scopes {
-        ruleset = ruleset
-            .scope(Scope::Signal | Scope::AbstractUnixSocket)
-            .map_err(other)
-            .step("landlock", "scopes")?;
+        ruleset = ruleset.scope(Scope::Signal | Scope::AbstractUnixSocket).map_err(other).step("landlock", "scopes")?;
         added.extend(["scope_signal".to_owned(), "scope_abstract_unix".to_owned()]);
     }
     let mut created = ruleset.create().map_err(other).step("landlock", "ruleset")?;

@@ -38,8 +38,7 @@ pub(super) fn run(plan: &Plan, command: Command, report: OwnedFd) -> Infallible 
         Ok(never) => match never {},
         Err(e) => e,
     };
-    let message =
-        FromInit::NotStarted { errno: failed.errno(), step: failed.step.to_owned(), target: failed.target };
+    let message = FromInit::NotStarted { errno: failed.errno(), step: failed.step.to_owned(), target: failed.target };
     // Nobody is left to tell if this fails; pid 1 then sees an end without a reason and says so.
     let _ = send(report.as_fd(), &message, &[]);
     crate::sys::process::exit_now(127)

@@ -43,7 +43,10 @@ pub fn explain(level: Level) -> String {
     match plan(&ask, &rules(), &HostFacts::complete()) {
         Ok(plan) => describe(&plan),
         Err(super::plan::Refusal::Unavailable { missing }) => {
-            format!("level {level}: not available\n{}", missing.iter().fold(String::new(), |s, m| s + "  missing: " + m + "\n"))
+            format!(
+                "level {level}: not available\n{}",
+                missing.iter().fold(String::new(), |s, m| s + "  missing: " + m + "\n")
+            )
         }
         Err(super::plan::Refusal::Limits(limits)) => format!("level {level}: limits out of range: {limits:?}\n"),
     }

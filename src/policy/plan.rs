@@ -30,9 +30,14 @@ pub struct Rules {
 /// An entry of the host's `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopLevel {
-    Directory { name: String },
+    Directory {
+        name: String,
+    },
     /// Such as `bin -> usr/bin`.
-    Link { name: String, target: String },
+    Link {
+        name: String,
+        target: String,
+    },
 }
 
 /// Everything that `launch` needs to know; it decides nothing.
@@ -112,16 +117,24 @@ pub enum MountKind {
     /// The root itself: a small tmpfs that is filled with mount points and links, then made read-only.
     Root,
     /// A read-only overlay of its own over a host directory, so that inodes are not shared between tenants.
-    Overlay { source: String },
+    Overlay {
+        source: String,
+    },
     /// As `Overlay`, over the engine's own selection of /etc.
     Etc,
     /// A host directory with everything mounted below it (level minimal).
-    Bind { source: String },
+    Bind {
+        source: String,
+    },
     /// Null, zero, full, random, urandom, tty and the usual links.
     Dev,
     /// Of the sandbox's own pid namespace.
     Proc,
-    Tmpfs { bytes: u64, inodes: u32, owned: bool },
+    Tmpfs {
+        bytes: u64,
+        inodes: u32,
+        owned: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +187,9 @@ pub struct Rlimits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The host lacks it, and the operator does not allow less.
-    Unavailable { missing: Vec<String> },
+    Unavailable {
+        missing: Vec<String>,
+    },
     Limits(Vec<LimitRefusal>),
 }
 
@@ -250,9 +265,13 @@ fn judge(level: Level, facts: &HostFacts) -> (Vec<String>, Vec<String>) {
         return (fatal, substituted);
     }
     if !facts.user_namespaces {
-        fatal.push("user namespaces (user.max_user_namespaces, an AppArmor restriction or the kernel forbids them)".into());
+        fatal.push(
+            "user namespaces (user.max_user_namespaces, an AppArmor restriction or the kernel forbids them)".into(),
+        );
     } else if !facts.proc_mountable {
-        fatal.push("a mountable /proc in a user namespace (the host's own /proc is masked, as inside a container)".into());
+        fatal.push(
+            "a mountable /proc in a user namespace (the host's own /proc is masked, as inside a container)".into(),
+        );
     }
     if !facts.overlay {
         fatal.push("overlayfs".into());
@@ -283,8 +302,8 @@ pub fn availability(level: Level, facts: &HostFacts, allow_degraded: bool) -> Re
 
 /// What will be built for `ask`.
 pub fn plan(ask: &Ask, rules: &Rules, facts: &HostFacts) -> Result<Plan, Refusal> {
-    let degraded = availability(ask.level, facts, rules.allow_degraded)
-        .map_err(|missing| Refusal::Unavailable { missing })?;
+    let degraded =
+        availability(ask.level, facts, rules.allow_degraded).map_err(|missing| Refusal::Unavailable { missing })?;
     let limits = resolve_limits(ask.level, &ask.limits, &rules.ceilings).map_err(Refusal::Limits)?;
     let t = table(ask.level);
     let scratch = scale(t, limits.memory_bytes);
@@ -560,10 +579,7 @@ mod tests {
         let sum = |mb: u64| {
             let limits = LimitRequest { memory_bytes: Some(mb * MIB), ..LimitRequest::default() };
             let plan = plan(&Ask { level: Level::Standard, limits }, &rules(false), &HostFacts::complete()).unwrap();
-            plan.mounts
-                .iter()
-                .map(|m| if let MountKind::Tmpfs { bytes, .. } = m.kind { bytes } else { 0 })
-                .sum::<u64>()
+            plan.mounts.iter().map(|m| if let MountKind::Tmpfs { bytes, .. } = m.kind { bytes } else { 0 }).sum::<u64>()
         };
         assert!(sum(64) <= 32 * MIB);
         assert_eq!(sum(512), sum(2048));

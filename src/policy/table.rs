@@ -136,7 +136,8 @@ pub fn resolve_limits(
         least
     };
     let u64_of = |v: Option<u32>| v.map(u64::from);
-    let wall_ms = pick(F::Wall, request.wall_ms, t.wall_ms.default, WALL_MS_LEAST, t.wall_ms.most.min(ceilings.wall_ms));
+    let wall_ms =
+        pick(F::Wall, request.wall_ms, t.wall_ms.default, WALL_MS_LEAST, t.wall_ms.most.min(ceilings.wall_ms));
     let cpu_centipercent = pick(
         F::Cpu,
         u64_of(request.cpu_centipercent),
@@ -147,8 +148,7 @@ pub fn resolve_limits(
     // Cpu time follows wall time and share unless the caller says otherwise.
     let cpu_most = (t.wall_ms.most.min(ceilings.wall_ms) * u64::from(cpu_centipercent) / 10_000).max(1);
     let cpu_default = (wall_ms * u64::from(cpu_centipercent) / 10_000).max(1);
-    let cpu_time_ms =
-        pick(F::CpuTime, request.cpu_time_ms, cpu_default, 1, cpu_most.min(ceilings.cpu_time_ms));
+    let cpu_time_ms = pick(F::CpuTime, request.cpu_time_ms, cpu_default, 1, cpu_most.min(ceilings.cpu_time_ms));
     let limits = crate::spec::Limits {
         memory_bytes: pick(
             F::Memory,
@@ -167,9 +167,9 @@ pub fn resolve_limits(
             1,
             t.file_size_bytes.most.min(ceilings.file_size_bytes),
         ),
-        network_requests: t
-            .network_requests
-            .map(|b| pick(F::NetworkRequests, u64_of(request.network_requests), b.default.into(), 0, b.most.into()) as u32),
+        network_requests: t.network_requests.map(|b| {
+            pick(F::NetworkRequests, u64_of(request.network_requests), b.default.into(), 0, b.most.into()) as u32
+        }),
         pids: pick(
             F::Pids,
             u64_of(request.pids),
@@ -233,6 +233,9 @@ mod tests {
         let limits = resolve_limits(Level::Standard, &request, &Config::default().ceilings).unwrap();
         assert_eq!(limits.cpu_time_ms, 5_000);
         assert_eq!(limits.network_requests, Some(0));
-        assert_eq!(resolve_limits(Level::Minimal, &request, &Config::default().ceilings).unwrap().network_requests, None);
+        assert_eq!(
+            resolve_limits(Level::Minimal, &request, &Config::default().ceilings).unwrap().network_requests,
+            None
+        );
     }
 }

@@ -22,7 +22,8 @@ pub fn escape_controls(s: &str) -> String {
 
 fn push_escaped(out: &mut String, c: char) {
     // Bidirectional overrides and line separators reorder or split what a person reads.
-    let acts = c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let acts =
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if acts { out.extend(c.escape_default()) } else { out.push(c) }
 }
 

@@ -241,7 +241,8 @@ pub fn landlock_abi() -> u32 {
     const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
     let null = std::ptr::null::<libc::c_void>();
     // SAFETY: with a null attribute, size 0 and this flag the call only answers a number (landlock_create_ruleset(2)).
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0usize, LANDLOCK_CREATE_RULESET_VERSION) };
+    let abi =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0usize, LANDLOCK_CREATE_RULESET_VERSION) };
     u32::try_from(abi).unwrap_or(0)
 }
 

@@ -90,18 +90,14 @@ impl Attempt<'_> {
         };
         let mut conversation =
             pin!(self.converse(&client, &id, create, exec, ours, &mut exited, Duration::from_millis(wall_ms)));
-        loop {
-            tokio::select! {
-                biased;
-                why = cancelled(&mut cancel) => {
-                    // Follows Create and Exec on the same socket, so the engine knows the sandbox.
-                    let signal = Verb::Signal { id: id.as_str().to_owned(), why };
-                    let _lost = client.send(signal, &[]).await;
-                    break conversation.await;
-                }
-                ran = &mut conversation => break ran,
-            }
-        }
+        let why = tokio::select! {
+            biased;
+            why = cancelled(&mut cancel) => why,
+            ran = &mut conversation => return ran,
+        };
+        // Follows Create and Exec on the same socket, so the engine knows the sandbox. The rest goes its usual way.
+        let _lost = client.send(Verb::Signal { id: id.as_str().to_owned(), why }, &[]).await;
+        conversation.await
     }
 
     /// What is left for this command.

@@ -406,3 +406,41 @@ impl Monitor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{Backlog, bind, listen};
+
+    fn listener(dir: &tempfile::TempDir) -> (PathBuf, OwnedFd) {
+        let path = dir.path().join("engine.sock");
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&socket, Backlog::new(1).unwrap()).unwrap();
+        (path, socket)
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_must_be_the_expected_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, _listener) = listener(&dir);
+        let own = nix::unistd::getuid().as_raw();
+        let refused = Client::connect(&path, own + 1).await;
+        assert!(matches!(refused.err(), Some(ClientError::PeerUid { uid, .. }) if uid == own));
+    }
+
+    #[tokio::test]
+    async fn silence_and_absence_are_told_apart_from_waiting_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, listener) = listener(&dir);
+        let own = nix::unistd::getuid().as_raw();
+        let silent = Client::connect(&path, own).await;
+        assert!(
+            matches!(silent.err(), Some(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::TimedOut)
+        );
+        drop(listener);
+        let monitor = Monitor::new(path, own);
+        let absent = monitor.client().await;
+        assert!(matches!(absent.err(), Some(ClientError::Connect { .. })));
+    }
+}

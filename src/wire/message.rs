@@ -12,7 +12,9 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verb {
     /// First on every connection.
-    Hello { protocol: u32 },
+    Hello {
+        protocol: u32,
+    },
     /// What this host has and which levels it can give.
     Probe,
     Create(Create),
@@ -21,12 +23,21 @@ pub enum Verb {
     /// execute bit.
     Exec(Exec),
     /// Kills everything in the sandbox; its end is reported by `Event::Exited`.
-    Signal { id: String, why: WhyWire },
-    Stat { id: String },
+    Signal {
+        id: String,
+        why: WhyWire,
+    },
+    Stat {
+        id: String,
+    },
     /// At most [`LIST_PAGE`] sandboxes with ids above `after`.
-    List { after: Option<String> },
+    List {
+        after: Option<String>,
+    },
     /// Ends and forgets the sandbox, whatever its state.
-    Destroy { id: String },
+    Destroy {
+        id: String,
+    },
 }
 
 impl Verb {
@@ -116,16 +127,25 @@ pub enum FromMonitor {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    Hello { protocol: u32, version: String, capacity: CapacityWire },
+    Hello {
+        protocol: u32,
+        version: String,
+        capacity: CapacityWire,
+    },
     Facts(Box<FactsWire>),
     /// The sandbox is complete; `enforced.landlock` is not known yet.
     Created(Box<CreatedWire>),
     /// The command's program is running.
-    Started { landlock: Option<LandlockWire> },
+    Started {
+        landlock: Option<LandlockWire>,
+    },
     Done,
     Stat(StatWire),
     /// Descriptors beside it: for each entry with `outputs`, its stdout and stderr read ends, in order.
-    List { entries: Vec<StatWire>, more: bool },
+    List {
+        entries: Vec<StatWire>,
+        more: bool,
+    },
     Refused(Refusal),
 }
 
@@ -139,22 +159,41 @@ pub struct CapacityWire {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// The level can not be had on this host; `missing` names what it lacks.
-    LevelUnavailable { missing: Vec<String> },
+    LevelUnavailable {
+        missing: Vec<String>,
+    },
     /// A limit above what the operator allows, in the unit of the wire field.
-    LimitRefused { field: String, most: u64 },
-    AtCapacity { what: String },
+    LimitRefused {
+        field: String,
+        most: u64,
+    },
+    AtCapacity {
+        what: String,
+    },
     /// Nothing ran. `step` and `target` say where the launch stopped.
-    SetupFailed { step: String, target: String, errno: i32 },
+    SetupFailed {
+        step: String,
+        target: String,
+        errno: i32,
+    },
     /// The working directory (`chdir`) or the program (`exec`) is not there or may not be used. Nothing ran.
-    CommandFailed { step: String, target: String, errno: i32 },
+    CommandFailed {
+        step: String,
+        target: String,
+        errno: i32,
+    },
     UnknownSandbox,
     /// Known, but this verb has no handler in its state.
-    WrongState { state: String },
+    WrongState {
+        state: String,
+    },
     UnknownRuntime,
     UnknownWorkspace,
     Draining,
     /// The message can not be accepted from a correct front; the connection is closed after it.
-    Protocol { what: String },
+    Protocol {
+        what: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

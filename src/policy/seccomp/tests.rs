@@ -1,3 +1,5 @@
+//! The programs against the rows: every number, every condition, by an interpreter of the test's own.
+
 use super::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;

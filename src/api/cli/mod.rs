@@ -1,0 +1,244 @@
+//! `sandkeep`, the command line: speaks HTTP to the daemon over its Unix socket.
+
+mod client;
+mod exec;
+mod explain;
+mod show;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use hyper::Method;
+use serde_json::Value;
+
+use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_SOCKET, Overrides};
+use crate::spec::{Level, escape_controls};
+use client::{CliError, Client};
+
+/// Names the socket where `--socket` does not.
+const SOCKET_VARIABLE: &str = "SANDKEEP_SOCKET";
+/// Nothing ran, as with `timeout(1)` and `docker run`.
+const EXIT_REFUSED: u8 = 125;
+const EXIT_USAGE: u8 = 2;
+
+/// Run commands and code, each in a fresh sandbox.
+#[derive(Parser)]
+#[command(name = "sandkeep", version, about, max_term_width = 100)]
+struct Cli {
+    /// The daemon's socket [default: $SANDKEEP_SOCKET, then /run/sandkeep/sandkeep.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print the daemon's reply as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a bash script or Python code; output and exit code are the command's own
+    Exec(ExecArgs),
+    /// Call any tool with parameters given as JSON, and print its result
+    Call(CallArgs),
+    /// List the tools
+    Tools,
+    /// Tell what this host and you can have
+    Capabilities,
+    /// List executions that wait or run
+    Ps,
+    /// End an execution
+    Kill {
+        /// As `ps` shows it
+        id: String,
+    },
+    /// Tell what a level means
+    Explain {
+        /// minimal, standard, strict or maximum
+        level: Level,
+    },
+    /// Work on the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration file
+    Check {
+        /// [default: /etc/sandkeep/sandkeep.toml]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct ContextArgs {
+    /// minimal, standard, strict or maximum
+    #[arg(long)]
+    level: Option<Level>,
+    /// Seconds that the command may take
+    #[arg(long, value_name = "SECONDS", value_parser = number)]
+    timeout: Option<Value>,
+    /// A limit, such as max_memory_mb=64; may be given several times
+    #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = limit)]
+    limits: Vec<(String, Value)>,
+}
+
+#[derive(Args)]
+struct ExecArgs {
+    /// bash or python
+    #[arg(value_parser = ["bash", "python"])]
+    language: String,
+    /// The script or code; `-` reads it from standard input
+    code: String,
+    /// bash: pass standard input on to the command
+    #[arg(long)]
+    stdin: bool,
+    #[command(flatten)]
+    context: ContextArgs,
+}
+
+#[derive(Args)]
+struct CallArgs {
+    tool: String,
+    /// An object
+    parameters: String,
+    #[command(flatten)]
+    context: ContextArgs,
+}
+
+fn limit(text: &str) -> Result<(String, Value), String> {
+    let (name, number) = text.split_once('=').ok_or("must be NAME=NUMBER")?;
+    Ok((name.to_owned(), self::number(number)?))
+}
+
+/// As written, so that the daemon's complaint repeats what was typed.
+fn number(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(number @ Value::Number(_)) => Ok(number),
+        _ => Err(format!("{text:?} is not a number")),
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("sandkeep: {}", error.shown());
+            ExitCode::from(EXIT_REFUSED)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8, CliError> {
+    let client = || Client::new(socket(cli.socket.clone()));
+    let json = cli.json;
+    match cli.command {
+        Command::Exec(args) => exec::exec(&client()?, args, json),
+        Command::Call(args) => exec::call(&client()?, args, json),
+        Command::Tools => {
+            let reply = client()?.ask(Method::GET, "/api/v1/tools", None)?;
+            print(json, &reply, show::tools)
+        }
+        Command::Capabilities => {
+            let reply = client()?.ask(Method::GET, "/api/v1/capabilities", None)?;
+            print(json, &reply, show::capabilities)
+        }
+        Command::Ps => {
+            let reply = client()?.ask(Method::GET, "/api/v1/executions", None)?;
+            print(json, &reply, show::executions)
+        }
+        Command::Kill { id } => {
+            let id = id.parse::<crate::spec::ExecutionId>().map_err(|e| CliError::Usage(format!("ID {e}")))?;
+            let reply = client()?.ask(Method::DELETE, &format!("/api/v1/executions/{id}"), None)?;
+            print(json, &reply, |reply| format!("{} is being ended\n", show::text(&reply["execution_id"])))
+        }
+        Command::Explain { level } => {
+            let text = explain::explain(level);
+            let value = serde_json::json!({ "level": level.name(), "text": text });
+            print(json, &value, |_| text.clone())
+        }
+        Command::Config(ConfigCommand::Check { file }) => check(file.as_deref(), json),
+    }
+}
+
+fn socket(given: Option<PathBuf>) -> PathBuf {
+    given
+        .or_else(|| std::env::var_os(SOCKET_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from))
+        .unwrap_or_else(|| DEFAULT_SOCKET.into())
+}
+
+fn check(file: Option<&Path>, json: bool) -> Result<u8, CliError> {
+    let result = Config::load(Some(file.unwrap_or(Path::new(DEFAULT_CONFIG))), &Overrides::default());
+    let (code, message) = match result {
+        Ok(_) => (0, None),
+        Err(error) => (EXIT_USAGE, Some(error.to_string())),
+    };
+    if json {
+        out(&format!("{:#}\n", serde_json::json!({ "ok": code == 0, "error": message })))?;
+    } else {
+        match message {
+            None => out("OK\n")?,
+            // The parser's message shows the line it means; line feeds stay.
+            Some(message) => message.lines().for_each(|line| eprintln!("{}", escape_controls(line))),
+        }
+    }
+    Ok(code)
+}
+
+/// `reply` as JSON, or as `table` tells it.
+fn print(json: bool, reply: &Value, table: impl FnOnce(&Value) -> String) -> Result<u8, CliError> {
+    out(&if json { format!("{reply:#}\n") } else { table(reply) })?;
+    Ok(0)
+}
+
+fn out(text: &str) -> Result<(), CliError> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever reads us has enough, as in `sandkeep ps | head -1`.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(CliError::Output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn limits_are_numbers() {
+        assert_eq!(limit("max_memory_mb=64"), Ok(("max_memory_mb".into(), 64.into())));
+        for bad in ["max_memory_mb", "a=b", "a=NaN", "a=\"1\"", "a="] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_journeys_words_are_understood() {
+        for words in [
+            "exec bash ls",
+            "exec python - --level strict --timeout 2.5 --limit max_memory_mb=64 --json",
+            "--socket /x call bash {}",
+            "ps --json",
+            "kill exe_1",
+            "explain strict",
+            "config check /x",
+            "capabilities",
+        ] {
+            Cli::try_parse_from(["sandkeep"].into_iter().chain(words.split(' ')))
+                .unwrap_or_else(|e| panic!("{words}: {e}"));
+        }
+        assert!(Cli::try_parse_from(["sandkeep", "explain", "safe"]).is_err());
+        assert!(Cli::try_parse_from(["sandkeep", "exec", "perl", "1"]).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! POST /api/v1/tools/execute
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+
+use super::layer::Caller;
+use super::problem::Problem;
+use super::{envelope, json, reply, router};
+use crate::config::Http;
+use crate::spec::ExecutionId;
+use crate::tools::Violation;
+use crate::tools::call::Once;
+use crate::tools::execute::fingerprint;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+pub(super) async fn execute(
+    State(state): State<router::State>,
+    Extension(Caller(principal)): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
+    json_only(request.headers())?;
+    let key = idempotency_key(request.headers())?;
+    let body = read(request.into_body(), state.service.config().http).await?;
+    let call = envelope::call(json::parse(&body).map_err(Problem::malformed_json)?)?;
+    let key = match (key, &call.context.execution_id) {
+        (Some(key), Some(id)) if key != *id => {
+            let fault = Violation::new("/context/execution_id", "is not the Idempotency-Key of the same request");
+            return Err(Problem::malformed_request(vec![fault]));
+        }
+        (key, id) => key.or_else(|| id.clone()),
+    };
+    let once = key.map(|key| Once { key: key.as_str().to_owned(), fingerprint: fingerprint(&body) });
+    // A run may take minutes; the text it came from is not needed for it.
+    drop(body);
+    let execution = state.service.execute(&principal, call, once).await?;
+    Ok(json_response(reply::body(&execution)))
+}
+
+/// `bytes` of JSON as a 200.
+pub(super) fn json_response(bytes: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim();
+    let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|v| v != "identity");
+    if media.eq_ignore_ascii_case("application/json") && !encoded {
+        return Ok(());
+    }
+    let detail = "the body must be application/json without a content encoding";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+}
+
+/// The same form as an execution id, because it lives in the same store.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<ExecutionId>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    match value.to_str().unwrap_or_default().parse() {
+        Ok(key) => Ok(Some(key)),
+        Err(error) => Err(Problem::malformed_request(vec![Violation::new("", format!("Idempotency-Key {error}"))])),
+    }
+}
+
+/// The whole body, within its size and its time.
+async fn read(body: Body, http: Http) -> Result<Bytes, Problem> {
+    // A length that says too much already is not waited for.
+    if body.size_hint().lower() > http.body_bytes_max as u64 {
+        return Err(Problem::too_large(http.body_bytes_max));
+    }
+    let limited = Limited::new(body, http.body_bytes_max);
+    let time = Duration::from_millis(http.body_timeout_ms);
+    match tokio::time::timeout(time, limited.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(http.body_bytes_max)),
+        Ok(Err(error)) => {
+            let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            let detail = format!("the body could not be read: {cause}");
+            Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_request", detail))
+        }
+        Err(_) => {
+            let detail = format!("the body did not come within {} s", time.as_secs_f64());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What holds for every request: an id, a principal, and errors in one form.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+use super::router;
+use crate::api::identity::Peer;
+use crate::spec::RequestId;
+use crate::tools::principal::Principal;
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// Who calls, for handlers behind `/api`.
+#[derive(Clone)]
+pub(super) struct Caller(pub Arc<Principal>);
+
+pub(super) async fn edge(State(state): State<router::State>, request: Request, next: Next) -> Response {
+    let id = request_id();
+    let response = match admit(&state, request).await {
+        Ok(request) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    finish(&id, response)
+}
+
+/// Always our own: one that a caller chose could be made to look like another's in the log.
+fn request_id() -> RequestId {
+    let mut bytes = [0; 16];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        // The kernel's generator does not fail once it is seeded; the id only ties log lines together.
+        tracing::error!(%error, "no random bytes for a request's id");
+    }
+    RequestId::from_random(bytes)
+}
+
+async fn admit(state: &router::State, mut request: Request) -> Result<Request, Problem> {
+    if *state.stopping.borrow() {
+        return Err(crate::tools::call::CallError::Draining.into());
+    }
+    if !accepts_json(request.headers()) {
+        let detail = "replies are application/json or application/problem+json";
+        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
+    }
+    if request.uri().path().starts_with("/api/") {
+        let peer = request.extensions().get::<Peer>().copied();
+        let Some(peer) = peer else {
+            return Err(crate::tools::call::CallError::Internal("a request without a peer".into()).into());
+        };
+        let principal = state.identity.principal(peer, request.uri(), request.headers()).await?;
+        request.extensions_mut().insert(Caller(Arc::new(principal)));
+    }
+    Ok(request)
+}
+
+fn finish(id: &RequestId, mut response: Response) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if response.status().is_server_error() {
+            tracing::warn!(request = %id, code = problem.code(), "request failed");
+        }
+        response = problem.render(id, response);
+    }
+    // Ids are letters, digits and '_'.
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// A caller that says nothing takes what comes.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut said = false;
+    for value in headers.get_all(header::ACCEPT) {
+        for range in value.to_str().unwrap_or_default().split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+            if media.is_empty() {
+                continue;
+            }
+            said = true;
+            let refused = parts.any(|p| matches!(p.strip_prefix("q="), Some(q) if q.parse() == Ok(0.0)));
+            let takes =
+                matches!(media.as_str(), "*/*" | "application/*" | "application/json" | "application/problem+json");
+            if takes && !refused {
+                return true;
+            }
+        }
+    }
+    !said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_what_there_is() {
+        let accepts = |value: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(header::ACCEPT, HeaderValue::from_static(value));
+            }
+            accepts_json(&headers)
+        };
+        for yes in [None, Some("*/*"), Some("text/html, application/json;q=0.1"), Some(""), Some("Application/JSON")] {
+            assert!(accepts(yes), "{yes:?}");
+        }
+        for no in [Some("text/event-stream"), Some("application/json;q=0"), Some("image/*")] {
+            assert!(!accepts(no), "{no:?}");
+        }
+    }
+}

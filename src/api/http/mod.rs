@@ -1,0 +1,156 @@
+//! HTTP/1.1 and HTTP/2 over a Unix socket and, when configured, TCP.
+
+mod capabilities;
+mod envelope;
+mod execute;
+mod executions;
+mod health;
+mod json;
+mod layer;
+mod problem;
+mod reply;
+mod router;
+mod server;
+mod tools;
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api::identity::Identity;
+use crate::config::Config;
+use crate::tools::execute::Service;
+use crate::wire::client::Monitor;
+
+/// From the signal on: running calls may end by themselves for so long.
+const DRAIN_MAX: Duration = Duration::from_secs(3);
+/// Then they are killed, and may tell their callers for so long. Together below five seconds.
+const KILL_MAX: Duration = Duration::from_millis(1200);
+/// Look-ups in the group database that still run are left behind.
+const RUNTIME_END_MAX: Duration = Duration::from_millis(200);
+
+/// What the front serves, and where. The listeners are bound by whoever may bind them.
+pub struct FrontOptions {
+    pub config: Config,
+    pub unix: Option<std::os::unix::net::UnixListener>,
+    pub tcp: Vec<std::net::TcpListener>,
+    /// Told by one byte, and closed, once connections are accepted and the engine has been looked for once.
+    pub ready: Option<OwnedFd>,
+    /// Who the engine must run as: 0, but for tests without privilege.
+    pub engine_uid: u32,
+}
+
+impl FrontOptions {
+    /// No listener yet; the engine runs as root.
+    pub fn new(config: Config) -> Self {
+        Self { config, unix: None, tcp: Vec::new(), ready: None, engine_uid: 0 }
+    }
+}
+
+/// The front could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    #[error("failed to start the runtime: {0}")]
+    Runtime(#[source] io::Error),
+    #[error("failed to take over a listening socket: {0}")]
+    Listener(#[source] io::Error),
+    #[error("failed to install signal handlers: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT, then ends within five seconds.
+///
+/// One thread does everything: a call is mostly waiting, bytes are moved once, and what a second thread would gain on two
+/// cores is what the sandboxes would lose.
+pub fn run(options: FrontOptions) -> Result<(), FrontError> {
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(FrontError::Runtime)?;
+    let result = runtime.block_on(serve(options));
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
+    result
+}
+
+async fn serve(options: FrontOptions) -> Result<(), FrontError> {
+    let FrontOptions { config, unix, tcp, ready, engine_uid } = options;
+    let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
+    let config = Arc::new(config);
+    let monitor = Arc::new(Monitor::new(config.engine_socket(), engine_uid));
+    let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor)));
+    let (stop, stopping) = watch::channel(false);
+    let state = router::State {
+        service: Arc::clone(&service),
+        identity: Arc::new(Identity::new(&config)),
+        stopping: stopping.clone(),
+    };
+    let front = server::Front::new(router::router(state), config.http, stopping);
+    let mut accepting = tokio::task::JoinSet::new();
+    if let Some(unix) = unix {
+        unix.set_nonblocking(true).map_err(FrontError::Listener)?;
+        let listener = tokio::net::UnixListener::from_std(unix).map_err(FrontError::Listener)?;
+        accepting.spawn(front.clone().accept(server::Listener::Unix(listener), front.budget()));
+    }
+    // Connections over TCP share one budget of their own: however many there are, the Unix socket stays open.
+    let budget = front.budget();
+    for tcp in tcp {
+        tcp.set_nonblocking(true).map_err(FrontError::Listener)?;
+        let listener = tokio::net::TcpListener::from_std(tcp).map_err(FrontError::Listener)?;
+        accepting.spawn(front.clone().accept(server::Listener::Tcp(listener), Arc::clone(&budget)));
+    }
+    let keep = tokio::spawn(async move { monitor.keep().await });
+    if let Some(ready) = ready {
+        let _later = service.ready().await;
+        // Whoever gave the descriptor may have stopped waiting.
+        let _gone = std::fs::File::from(ready).write_all(b"\n");
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    service.drain();
+    stop.send_replace(true);
+    let ended = async {
+        service.idle().await;
+        while accepting.join_next().await.is_some() {}
+    };
+    let mut ended = std::pin::pin!(ended);
+    if tokio::time::timeout(DRAIN_MAX, &mut ended).await.is_err() {
+        service.shut_down();
+        if tokio::time::timeout(KILL_MAX, &mut ended).await.is_err() {
+            tracing::warn!("calls were still under way at the end");
+        }
+    }
+    keep.abort();
+    Ok(())
+}
+
+/// Every connection and every running command takes descriptors; the hard limit is the operator's word on them.
+fn raise_descriptor_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Runs the decoders that meet what a caller (or a guest) sends, for the fuzzer; nothing is started.
+#[cfg(fuzzing)]
+pub fn decode_for_fuzzing(body: &[u8]) {
+    // A guest's result document goes through a reader of its own.
+    let _ = crate::runtimes::python::left(body);
+    let Ok(value) = json::parse(body) else { return };
+    let Ok(call) = envelope::call(value) else { return };
+    let registry = crate::tools::Registry::built_in();
+    if let Some(tool) = registry.get(&call.tool) {
+        let parameters = serde_json::Value::Object(call.parameters.clone());
+        if tool.spec().schema.violations(&parameters).is_empty() && tool.check(&call.parameters).is_empty() {
+            let _ = tool.job(call.parameters);
+        }
+    }
+}

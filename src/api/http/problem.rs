@@ -1,0 +1,204 @@
+//! Errors as the contract tells them (RFC 9457), and the one place where they become HTTP.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::api::identity::Denied;
+use crate::spec::{RequestId, capped};
+use crate::tools::Violation;
+use crate::tools::call::CallError;
+use crate::wire::client::ClientError;
+
+/// `detail` may carry a name that a caller or the engine shaped.
+const DETAIL_CHARS_MAX: usize = 1000;
+
+/// A refusal on its way out. As a response it is a body-less carrier, which the outermost layer fills in, because only
+/// that one knows the request's id.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    errors: Vec<Violation>,
+    hint: Option<&'static str>,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Body9457<'a> {
+    r#type: String,
+    title: String,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Fault<'a>>,
+}
+
+#[derive(Serialize)]
+struct Fault<'a> {
+    pointer: &'a str,
+    message: &'a str,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            detail: capped(&detail.into(), DETAIL_CHARS_MAX),
+            errors: Vec::new(),
+            hint: None,
+            retry_after: None,
+        }
+    }
+
+    pub fn with_errors(mut self, errors: Vec<Violation>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    fn retry_after(mut self, after: Option<Duration>) -> Self {
+        self.retry_after = after;
+        self
+    }
+
+    /// Fields of the request that can not be accepted.
+    pub fn malformed_request(errors: Vec<Violation>) -> Self {
+        CallError::Request(errors).into()
+    }
+
+    pub fn malformed_json(fault: Violation) -> Self {
+        let detail = format!("the body is not acceptable JSON: {}", fault.message);
+        Self::new(StatusCode::BAD_REQUEST, "malformed_json", detail).with_errors(vec![fault])
+    }
+
+    pub fn too_large(max: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("the body is larger than {max} bytes"))
+    }
+
+    pub fn unknown_execution() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown_execution", "no execution of this id is under way")
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The finished reply.
+    pub fn render(&self, request: &RequestId, response: Response) -> Response {
+        let words = self.code.replace('_', " ");
+        let body = Body9457 {
+            r#type: format!("/problems/{}", self.code.replace('_', "-")),
+            title: words,
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            request_id: request.as_str(),
+            hint: self.hint,
+            errors: self.errors.iter().map(|v| Fault { pointer: &v.pointer, message: &v.message }).collect(),
+        };
+        // Strings and numbers only: this can not fail.
+        let bytes = serde_json::to_vec(&body).unwrap_or_default();
+        let (mut parts, _) = response.into_parts();
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(after) = self.retry_after {
+            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        Response::from_parts(parts, Body::from(bytes))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        use CallError as E;
+        let detail = error.to_string();
+        let status = match &error {
+            E::Request(_) => StatusCode::BAD_REQUEST,
+            E::UnknownTool(_) | E::UnknownWorkspace => StatusCode::NOT_FOUND,
+            E::Parameters(_) | E::MissingToolchain { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            E::Forbidden(_) => StatusCode::FORBIDDEN,
+            E::Conflict(_) | E::Ended => StatusCode::CONFLICT,
+            E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            E::LevelUnavailable { .. }
+            | E::EngineUnavailable(_)
+            | E::SetupFailed { .. }
+            | E::AtCapacity { .. }
+            | E::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        match error {
+            E::Request(errors) => Self::new(status, "malformed_request", detail).with_errors(errors),
+            E::Parameters(errors) => Self::new(status, "invalid_parameters", detail).with_errors(errors),
+            E::UnknownTool(_) => Self::new(status, "unknown_tool", detail),
+            E::UnknownWorkspace => Self::new(status, "unknown_workspace", detail),
+            E::MissingToolchain { .. } => Self::new(status, "missing_toolchain", detail),
+            E::Forbidden(_) => Self::new(status, "forbidden", detail),
+            E::Conflict(_) | E::Ended => Self::new(status, "conflict", detail),
+            E::LevelUnavailable { .. } => Self::new(status, "level_unavailable", detail),
+            E::EngineUnavailable(source) => engine_unavailable(&source),
+            E::SetupFailed { .. } => Self::new(status, "setup_failed", detail).retry_after(Some(SOON)),
+            E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(retry_after),
+            E::Draining => Self::new(status, "draining", detail).retry_after(Some(RESTART)),
+            E::Internal(_) => {
+                tracing::error!(error = detail, "internal error");
+                Self::new(status, "internal", "a bug: the log has the chain under this request's id")
+            }
+        }
+    }
+}
+
+/// A failed launch or a lost engine is usually over by then.
+const SOON: Duration = Duration::from_secs(1);
+/// A daemon that stops may come back.
+const RESTART: Duration = Duration::from_secs(5);
+
+/// The log has the whole error; a caller is not told paths of the host.
+fn engine_unavailable(source: &ClientError) -> Problem {
+    tracing::warn!(error = %source, "the engine can not be used");
+    let why = match source {
+        ClientError::Connect { .. } => "the engine does not answer",
+        ClientError::PeerUid { .. } => "what answers in the engine's place is not the engine",
+        ClientError::Version { .. } => "the engine is of another version",
+        ClientError::Lost => "the connection to the engine ended",
+        ClientError::TimedOut { .. } => "the engine did not answer in time",
+        ClientError::Busy => "too many requests to the engine are under way",
+        ClientError::Encode { .. } => "the request does not fit into a message to the engine",
+        ClientError::Unexpected { .. } => "the engine gave an answer of another kind",
+    };
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", why).retry_after(Some(SOON))
+}
+
+impl From<ClientError> for Problem {
+    fn from(error: ClientError) -> Self {
+        engine_unavailable(&error)
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Unauthenticated(hint) => {
+                let mut problem = Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "no usable credential");
+                problem.hint = Some(hint);
+                problem
+            }
+            Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, "forbidden", why),
+        }
+    }
+}

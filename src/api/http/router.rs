@@ -1,0 +1,42 @@
+//! Which path is whose.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tokio::sync::watch;
+
+use super::problem::Problem;
+use super::{capabilities, execute, executions, health, layer, tools};
+use crate::api::identity::Identity;
+use crate::tools::execute::Service;
+
+/// What handlers share.
+#[derive(Clone)]
+pub(super) struct State {
+    pub service: Arc<Service>,
+    pub identity: Arc<Identity>,
+    pub stopping: watch::Receiver<bool>,
+}
+
+pub(super) fn router(state: State) -> Router {
+    let api = Router::new()
+        .route("/tools/execute", post(execute::execute))
+        .route("/tools", get(tools::list))
+        .route("/tools/{name}", get(tools::one))
+        .route("/capabilities", get(capabilities::capabilities))
+        .route("/executions", get(executions::list))
+        .route("/executions/{id}", get(executions::one).delete(executions::end));
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Allow names the methods of this path")
+        })
+        .layer(from_fn_with_state(state.clone(), layer::edge))
+        .with_state(state)
+}
