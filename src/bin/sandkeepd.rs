@@ -122,6 +122,10 @@ fn front(config: Config, arguments: &Arguments) -> Result<(), Box<dyn std::error
     std::env::set_current_dir(&config.run_dir).map_err(|e| format!("{}: {e}", config.run_dir.display()))?;
     let config = Config { run_dir: ".".into(), ..config };
     if nix::unistd::geteuid().is_root() {
+        // While it still can: the front is not what a host short of memory should kill first.
+        if let Err(e) = std::fs::write("/proc/self/oom_score_adj", "-900") {
+            tracing::warn!(error = %e, "oom_score_adj can not be lowered, ignoring");
+        }
         let (uid, gid) = supervisor::front_ids(&config);
         supervisor::drop_privilege(uid, gid)?;
     }
