@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 
+use super::claim::{Claim, FILE};
 use crate::policy::{LEASE_FIRST_DEFAULT, LEASE_SLICES};
 
 /// A range of uids that this engine alone leases.
@@ -18,8 +18,8 @@ pub struct Leases {
     free: VecDeque<u32>,
     /// Number of the slice of the default range; 0 for a configured one.
     slice: u32,
-    /// Bound for the life of the engine; the kernel frees the name when the engine dies, however it dies.
-    _claim: UnixDatagram,
+    /// Held for the life of the engine.
+    _claim: Claim,
 }
 
 /// The range can not be used.
@@ -43,9 +43,10 @@ impl Leases {
     /// Claims the configured range, or a free slice of the default one: that of the engine before (`next` is the uid
     /// after the last that it leased), since the slice names the cgroup subtree that is swept, else the first.
     pub fn claim(first: Option<u32>, count: u32, next: Option<u32>) -> Result<Self, LeaseError> {
+        let file = Path::new(FILE);
         if let Some(first) = first {
             check_range(first, count)?;
-            let claim = bind(first)?.ok_or(LeaseError::Taken { first })?;
+            let claim = Claim::take(file, first, count)?.ok_or(LeaseError::Taken { first })?;
             return Ok(Self::new(first, count, 0, claim));
         }
         let earlier = next.and_then(|n| n.checked_sub(LEASE_FIRST_DEFAULT + 1)).map(|offset| offset / 65_536);
@@ -53,14 +54,14 @@ impl Leases {
             let first = LEASE_FIRST_DEFAULT + slice * 65_536;
             let count = count.min(65_536);
             check_range(first, count)?;
-            if let Some(claim) = bind(first)? {
+            if let Some(claim) = Claim::take(file, first, count)? {
                 return Ok(Self::new(first, count, slice, claim));
             }
         }
         Err(LeaseError::AllTaken)
     }
 
-    fn new(first: u32, count: u32, slice: u32, claim: UnixDatagram) -> Self {
+    fn new(first: u32, count: u32, slice: u32, claim: Claim) -> Self {
         Self { first, count, fresh: 0, free: VecDeque::new(), slice, _claim: claim }
     }
 
@@ -124,16 +125,6 @@ fn carried(uid: u32) -> bool {
     with_keys || with_processes()
 }
 
-/// A name that only one engine can hold; none: another holds it.
-fn bind(first: u32) -> std::io::Result<Option<UnixDatagram>> {
-    let name = SocketAddr::from_abstract_name(format!("sandkeep-leases-{first}"))?;
-    match UnixDatagram::bind_addr(&name) {
-        Ok(socket) => Ok(Some(socket)),
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
 fn check_range(first: u32, count: u32) -> Result<(), LeaseError> {
     let last = first + (count - 1);
     let overlap = |from: u32, to: u32, with: String| {
@@ -173,8 +164,8 @@ mod tests {
     use super::*;
 
     fn leases(count: u32) -> Leases {
-        // Port 0 of the abstract namespace: a name of the kernel's choosing, so that tests do not meet.
-        let claim = UnixDatagram::unbound().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Claim::take(&dir.path().join("leases"), 0, 1).unwrap().unwrap();
         Leases::new(2_000_000_000, count, 0, claim)
     }
 

@@ -1,6 +1,7 @@
 //! The monitor: the only process with rights on the host. It takes verbs from the front, keeps the table of sandboxes,
 //! builds, watches and removes them. One thread, no async runtime, an empty environment.
 
+mod claim;
 mod connection;
 mod journal;
 mod leases;

@@ -174,7 +174,10 @@ impl Monitor {
 
     fn handle(&mut self, token: Token, flags: EpollFlags) -> io::Result<()> {
         match token {
-            Token::Listener => self.accept(),
+            Token::Listener => {
+                self.accept();
+                Ok(())
+            }
             Token::Signals => {
                 while self.signals.read_signal()?.is_some() {}
                 self.stop();
@@ -247,18 +250,24 @@ impl Monitor {
         }
     }
 
-    fn accept(&mut self) -> io::Result<()> {
+    fn accept(&mut self) {
         loop {
             let fd = match packet::accept(self.listener.as_fd()) {
                 Ok(fd) => fd,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 // The peer went away meanwhile, or descriptors ran out: neither is the end of the engine.
                 Err(e) => {
                     tracing::warn!(error = %e, "a connection was not accepted");
-                    return Ok(());
+                    return;
                 }
             };
-            let uid = packet::peer_uid(fd.as_fd())?;
+            let uid = match packet::peer_uid(fd.as_fd()) {
+                Ok(uid) => uid,
+                Err(e) => {
+                    tracing::warn!(error = %e, "a connection without credentials was refused");
+                    continue;
+                }
+            };
             if uid != self.settings.front_uid && uid != 0 {
                 tracing::warn!(uid, "a connection of a foreign uid was refused");
                 continue;
@@ -268,8 +277,11 @@ impl Monitor {
                 continue;
             }
             let key = self.key();
-            self.epoll.add(fd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Connection(key).pack()))?;
-            self.connections.insert(key, Connection::new(fd));
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Connection(key).pack());
+            match self.epoll.add(fd.as_fd(), event) {
+                Ok(()) => drop(self.connections.insert(key, Connection::new(fd))),
+                Err(e) => tracing::warn!(error = %e, "a connection can not be watched and is refused"),
+            }
         }
     }
 

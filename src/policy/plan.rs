@@ -243,8 +243,8 @@ fn judge(level: Level, facts: &HostFacts) -> (Vec<String>, Vec<String>) {
     }
     if !facts.controllers.memory {
         substituted.push(
-            "cgroup v2 controller memory: not available; each process is held by RLIMIT_DATA, their sum is not limited, \
-             out_of_memory is not reported"
+            "cgroup v2 controller memory: not available; each process is held by RLIMIT_DATA, their sum and pages of \
+             shared memory and memfds are not limited, out_of_memory is not reported"
                 .into(),
         );
     }
@@ -449,8 +449,12 @@ fn landlock(level: Level, rules: &Rules, facts: &HostFacts) -> LandlockPlan {
                     list.push(rule(&format!("/{name}"), ReadExecute));
                 }
             }
-            list.extend(["/etc", "/proc", "/sys", "/var/lib", "/var/cache", "/dev"].map(|p| rule(p, Read)));
-            list.extend(["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"].map(|p| rule(p, WriteFile)));
+            list.extend(["/etc", "/proc", "/sys", "/var/lib", "/var/cache"].map(|p| rule(p, Read)));
+            // Not /dev as a whole: a device that everybody may open for reading (/dev/kvm on some hosts) takes ioctls.
+            list.extend(
+                ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"]
+                    .map(|p| rule(p, ReadWrite)),
+            );
             list.extend(["/tmp", "/var/tmp", "/workspace"].map(|p| rule(p, ReadWriteExecute)));
             list.push(rule("/dev/shm", ReadWrite));
             list
