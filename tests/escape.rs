@@ -67,6 +67,11 @@ fn every_attempt_works_on_the_bare_host() {
     let mut wrong = Vec::new();
     for row in TABLE {
         let (got, works) = match row.control {
+            // The flag came with the sysctl, in Linux 6.3.
+            Control::Root(_) if row.probe == "exec_memfd_marked" && !machine::memfd_noexec() => {
+                println!("not run: {}: this kernel does not know the flag", row.probe);
+                continue;
+            }
             Control::Root(expected) => (&root[row.probe], is(&root[row.probe], expected)),
             Control::Nobody(expected) => (&nobody[row.probe], is(&nobody[row.probe], expected)),
             Control::Reached => {

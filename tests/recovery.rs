@@ -40,10 +40,13 @@ fn crowd(front: &mut Front, count: usize) -> Crowd {
         let level = if n % 2 == 0 { LevelWire::Standard } else { LevelWire::Strict };
         let mut create = create(&id, level);
         create.limits.memory_bytes = Some(32 << 20);
+        // The first must still run when the last has started, on a slow machine too.
+        create.limits.wall_ms = Some(300_000);
         if n % 3 == 0 {
             create.lifetime = LifetimeWire::Detached;
         }
-        let running = front.start_as(create, exec(&id, RESTLESS[n % RESTLESS.len()]));
+        let exec = Exec { wall_ms: 300_000, ..exec(&id, RESTLESS[n % RESTLESS.len()]) };
+        let running = front.start_as(create, exec);
         let pid = front.stat(&id).host_pid;
         crowd.processes.push(pid);
         crowd.processes.extend(outside::children(pid));
