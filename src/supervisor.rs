@@ -28,6 +28,9 @@ use crate::policy::FRONT_ID_DEFAULT;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// A child that ran this long has earned the short wait again.
 const STEADY: Duration = Duration::from_secs(10);
+/// A child that ends this soon, this often, from the beginning, will not come up: a setting or the host is wrong.
+const QUICK: Duration = Duration::from_secs(1);
+const QUICK_ENDS_MAX: u32 = 4;
 /// Together below the five seconds in which a stop must be over.
 const FRONT_STOP: Duration = Duration::from_millis(3600);
 const ENGINE_STOP: Duration = Duration::from_millis(1100);
@@ -94,13 +97,15 @@ struct Process {
     child: Option<Child>,
     started: Instant,
     wait: Duration,
+    /// Ends in a row, each soon after its start, before it ever ran for long.
+    quick_ends: u32,
     /// When it may be started again.
     due: Option<Instant>,
 }
 
 impl Process {
     fn new(name: &'static str) -> Self {
-        Self { name, child: None, started: Instant::now(), wait: BACKOFF.0, due: Some(Instant::now()) }
+        Self { name, child: None, started: Instant::now(), wait: BACKOFF.0, quick_ends: 0, due: Some(Instant::now()) }
     }
 
     fn started(&mut self, child: Child) {
@@ -113,6 +118,12 @@ impl Process {
     fn ended(&mut self, status: ExitStatus) {
         tracing::warn!(process = self.name, %status, "ended; it is started again");
         self.child = None;
+        if self.started.elapsed() > QUICK || self.quick_ends == u32::MAX {
+            // It has shown that it can run: from now on it is started again for as long as it takes.
+            self.quick_ends = u32::MAX;
+        } else {
+            self.quick_ends += 1;
+        }
         if self.started.elapsed() > STEADY {
             self.wait = BACKOFF.0;
         }
@@ -216,6 +227,10 @@ impl Supervisor {
                     && let Some(status) = child.try_wait().named(process.name)?
                 {
                     process.ended(status);
+                    if (QUICK_ENDS_MAX..u32::MAX).contains(&process.quick_ends) {
+                        let reason = "ends as soon as it is started; its own messages above say why";
+                        return Err(io::Error::other(reason)).named(process.name);
+                    }
                 }
             }
         }

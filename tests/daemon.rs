@@ -305,11 +305,77 @@ fn live_calls_are_listed_with_their_process_and_ended_on_request() {
         std::thread::sleep(Duration::from_millis(300));
         let one = daemon.request("GET", &format!("/api/v1/executions/{id}"), None).body;
         let pid = one["host_pid"].as_i64().unwrap_or_else(|| panic!("{one}"));
-        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+        // The command's own process, by the uid that no other has: a number from inside would name a stranger.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let uid: u32 = status
+            .lines()
+            .find_map(|l| l.strip_prefix("Uid:"))
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(uid >= 1_879_048_192, "{status}");
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(line.contains("bash"), "{line:?}");
         assert!(one["cgroup_path"].as_str().unwrap().contains("sbx_"), "{one}");
         daemon.request("DELETE", &format!("/api/v1/executions/{id}"), None);
         let reply = call.join().unwrap();
         assert_eq!(reply["outcome"]["kind"], "killed", "{reply}");
         assert_eq!(reply["outcome"]["by"], "caller", "{reply}");
+    });
+}
+
+#[test]
+fn a_time_that_is_over_before_the_start_is_a_timeout_and_no_failed_set_up() {
+    let daemon = Daemon::start("", &[]);
+    for timeout in [0.001, 0.002, 0.003, 0.005, 0.008] {
+        for _ in 0..4 {
+            let reply = daemon.bash("sleep 5", timeout);
+            assert_eq!(reply["outcome"]["kind"], "timed_out", "{timeout}: {reply}");
+        }
+    }
+}
+
+#[test]
+fn an_id_whose_caller_went_away_is_free_again() {
+    let daemon = Daemon::start("", &[]);
+    let body = json!({"tool_name": "bash", "parameters": {"command": "sleep 1; echo done"},
+                      "context": {"execution_id": "again"}});
+    {
+        use std::io::Write;
+        let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+        let text = body.to_string();
+        write!(
+            stream,
+            "POST /api/v1/tools/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{text}",
+            text.len()
+        )
+        .unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(daemon.execute(body).body["result"]["stdout"], "done\n");
+}
+
+#[test]
+fn two_calls_can_not_talk_through_the_list_of_locks() {
+    let daemon = Daemon::start("", &[]);
+    // An open file description's lock carries no pid, so that list shows it in every pid namespace.
+    let holder = "import fcntl, struct, time\nf = open('/tmp/l', 'w+')\n\
+        fcntl.fcntl(f, 37, struct.pack('hhqqi4x', 1, 0, 0x5ec00001, 77, 0))\nprint(open('/proc/locks').read())\ntime.sleep(2)";
+    let locks = |text: &str| text.contains(&0x5ec0_0001u64.to_string());
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| {
+            daemon.execute(json!({"tool_name": "python", "parameters": {"code": holder, "timeout": 10}})).body
+        });
+        std::thread::sleep(Duration::from_millis(900));
+        // The control: the host sees it.
+        assert!(locks(&std::fs::read_to_string("/proc/locks").unwrap()), "nobody holds the lock");
+        let seen = daemon.bash("cat /proc/locks; tr '\\0' ' ' < /proc/1/cmdline", 5.0);
+        assert_eq!(seen["result"]["stdout"].as_str().unwrap().trim(), "sandkeep-init", "{seen}");
+        assert!(!locks(&held.join().unwrap()["result"]["output"].to_string()));
     });
 }

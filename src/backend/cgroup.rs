@@ -219,10 +219,18 @@ impl Tree {
         killed
     }
 
+    /// Whether it is still there: an operator or another program may have removed it.
+    pub fn is_lost(&self) -> bool {
+        !self.path.join("cgroup.procs").exists()
+    }
+
     /// Removes the subtree at the very end.
     pub fn remove(self) -> Result<(), LaunchError> {
-        self.sweep()?;
-        fs::remove_dir(&self.path).step("cgroup", self.path.display().to_string())
+        match self.sweep().and_then(|_| fs::remove_dir(&self.path).step("cgroup", self.path.display().to_string())) {
+            // Somebody else removed it: it is gone, as it should be.
+            Err(e) if e.errno() == libc::ENOENT => Ok(()),
+            result => result,
+        }
     }
 }
 
@@ -281,6 +289,16 @@ impl Leaf {
             return None;
         }
         Some(memory.memory_stat().max_usage_in_bytes)
+    }
+
+    /// The process of it that is `inner` in its innermost pid namespace.
+    pub fn host_pid(&self, inner: i32) -> Option<i32> {
+        let pids = self.read("cgroup.procs").ok()?;
+        // A sandbox's own process is among its first; a fork bomb's others are not read through.
+        pids.lines().take(256).filter_map(|pid| pid.parse::<i32>().ok()).find(|&pid| {
+            let status = procfs::process::Process::new(pid).and_then(|p| p.status());
+            status.is_ok_and(|s| s.nspid.is_some_and(|all| all.last() == Some(&inner)))
+        })
     }
 
     /// Largest resident set that a process in it has had, where no controller counts memory. Only while they live.

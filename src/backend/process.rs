@@ -87,6 +87,11 @@ impl ProcessBackend {
         })
     }
 
+    /// Whether what sandboxes are built from has been taken away: no launch can succeed any more.
+    pub fn is_lost(&self) -> bool {
+        self.tree.as_ref().is_some_and(Tree::is_lost)
+    }
+
     /// Removes the cgroup subtree; every sandbox must be gone.
     pub fn close(self) -> Result<(), LaunchError> {
         self.tree.map_or(Ok(()), Tree::remove)
@@ -112,6 +117,11 @@ impl Live {
 
     pub fn pid(&self) -> i32 {
         self.child.pid
+    }
+
+    /// The number on the host of the process that is `inner` inside; none where it has ended.
+    pub fn host_pid(&self, inner: i32) -> Option<i32> {
+        self.leaf.as_ref()?.host_pid(inner)
     }
 
     pub fn lease(&self) -> u32 {

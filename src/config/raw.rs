@@ -247,7 +247,7 @@ impl Raw {
 impl RawHttp {
     fn validate(self) -> Result<Http, ConfigError> {
         Ok(Http {
-            body_bytes_max: within("http.body_bytes_max", self.body_bytes_max as u64, 4096, 1024 * MIB)? as usize,
+            body_bytes_max: within("http.body_bytes_max", self.body_bytes_max as u64, 4096, 128 * MIB)? as usize,
             header_timeout_ms: within("http.header_timeout_ms", self.header_timeout_ms, 100, 600_000)?,
             body_timeout_ms: within("http.body_timeout_ms", self.body_timeout_ms, 100, 3_600_000)?,
             connections_max: within("http.connections_max", self.connections_max as u64, 1, 1 << 20)? as usize,

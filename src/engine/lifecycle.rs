@@ -31,6 +31,8 @@ impl Monitor {
             match receive::<FromInit>(sandbox.live.channel()) {
                 Ok(Some((message, _))) => self.news(key, message),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // It ended with our last message unread; the kernel tells that once, before what it said itself.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
                 Ok(None) => return self.unwatch_channel(key),
                 Err(e) => {
                     tracing::error!(sandbox = %sandbox.id, error = %e, "pid 1 does not speak the protocol");
@@ -276,8 +278,13 @@ impl Monitor {
         let started = sandbox.run.as_ref().is_some_and(|run| run.started);
         let end = sandbox.end(profile);
         let (id, owner, lifetime) = (sandbox.id.clone(), sandbox.owner, sandbox.lifetime);
+        // Why it was ended is the truth; that pid 1 was gone is only how it showed.
+        let cause = sandbox.cause.clone().filter(|cause| *cause != Outcome::EngineFault);
         let early = |step: &str| {
-            Reply::Refused(Refusal::SetupFailed { step: step.into(), target: "pid 1".into(), errno: libc::ECHILD })
+            Reply::Refused(match &cause {
+                Some(outcome) => Refusal::Ended { outcome: outcome.clone().into() },
+                None => Refusal::SetupFailed { step: step.into(), target: "pid 1".into(), errno: libc::ECHILD },
+            })
         };
         self.answer_create(key, early("init"));
         self.answer_exec(key, early("start"));

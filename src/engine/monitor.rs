@@ -239,7 +239,7 @@ impl Monitor {
         }
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         if self.stopping.is_none() {
             tracing::info!(sandboxes = self.sandboxes.len(), "stopping");
             self.stopping = Some(Instant::now());

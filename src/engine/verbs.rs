@@ -160,6 +160,10 @@ impl Monitor {
             Err(e) => {
                 self.leases.give_back(uid);
                 self.note_gone(id);
+                if self.backend.is_lost() {
+                    tracing::error!("the cgroup subtree was removed; the engine ends, so that a new one makes another");
+                    self.stop();
+                }
                 return Err(Refusal::SetupFailed { errno: e.errno(), step: e.step.into(), target: e.target });
             }
         };
@@ -272,7 +276,9 @@ impl Monitor {
         }
         let Some(key) = self.find(from, seq, id, Use::Stat) else { return };
         if let Some(sandbox) = self.sandboxes.get(&key) {
-            let stat = stat_of(sandbox);
+            let inner = sandbox.run.as_ref().and_then(|run| run.pid);
+            let command_pid = inner.and_then(|pid| sandbox.live.host_pid(pid));
+            let stat = StatWire { command_pid, ..stat_of(sandbox) };
             self.reply(from, seq, Reply::Stat(stat), Vec::new());
         }
     }
@@ -312,7 +318,7 @@ pub(super) fn stat_of(sandbox: &Sandbox) -> StatWire {
         state: sandbox.state.name().into(),
         lifetime: sandbox.lifetime,
         host_pid: sandbox.live.pid(),
-        command_pid: sandbox.run.as_ref().and_then(|run| run.pid),
+        command_pid: None,
         cgroup_path: sandbox.live.cgroup_path().map(|p| p.display().to_string()),
         age_ms: sandbox.born.elapsed().as_millis() as u64,
         usage: sandbox.usage().into(),

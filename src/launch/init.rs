@@ -83,6 +83,8 @@ fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
         }
     }
     umask(Mode::from_bits_truncate(0o022));
+    // Its /proc/1/cmdline would show the engine's own: paths and numbers of the host.
+    setup.engine.arguments.overwrite("sandkeep-init");
     // Before the ids are taken: the file belongs to the host's root, whose number this process still has.
     if plan.memfd_noexec && !dropped(Fence::MemfdNoexec) {
         write_file("/proc/sys/vm/memfd_noexec", "2").step("memfd_noexec", "2")?;

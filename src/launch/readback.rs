@@ -12,6 +12,7 @@ use super::fault::{Fence, dropped};
 use crate::policy::plan::{Namespace, Plan};
 use crate::spec::Level;
 use crate::sys::cred;
+use crate::sys::process::Arguments;
 
 /// Read back by pid 1 after its last step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,10 +35,11 @@ pub struct Report {
     pub loopback_up: Option<bool>,
 }
 
-/// The engine's own namespaces: a sandbox's must differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The engine's own namespaces, which a sandbox's must differ from, and what of the engine a fork must not show.
+#[derive(Debug, Clone)]
 pub struct EngineView {
     inodes: Vec<(Namespace, u64)>,
+    pub(super) arguments: Arguments,
 }
 
 const ALL: [Namespace; 8] = [
@@ -62,7 +64,8 @@ impl EngineView {
                 Err(e) => return Err(e).step("read namespaces", namespace.name()),
             }
         }
-        Ok(Self { inodes })
+        let arguments = Arguments::find().step("read namespaces", "arguments")?;
+        Ok(Self { inodes, arguments })
     }
 
     fn differs(&self, namespace: Namespace, inode: u64) -> bool {

@@ -194,10 +194,13 @@ pub enum Refusal {
 }
 
 /// Parts of /proc that a fresh mount still shows of the host and that its permissions do not keep from everybody but
-/// the host's root (kpage*, iomem and the like need no mask), or that have been ways out of containers before.
+/// the host's root (kpage*, iomem and the like need no mask), or that have been ways out of containers before. Locks of
+/// open file descriptions carry no pid, so /proc/locks shows them across pid namespaces: two sandboxes could talk there.
 const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
+    "/proc/cmdline",
+    "/proc/config.gz",
     "/proc/interrupts",
     "/proc/kallsyms",
     "/proc/kcore",
@@ -205,7 +208,9 @@ const MASKED: &[&str] = &[
     "/proc/keys",
     "/proc/kmsg",
     "/proc/latency_stats",
+    "/proc/locks",
     "/proc/modules",
+    "/proc/pressure",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/sysrq-trigger",
@@ -244,7 +249,8 @@ fn judge(level: Level, facts: &HostFacts) -> (Vec<String>, Vec<String>) {
     if !facts.controllers.memory {
         substituted.push(
             "cgroup v2 controller memory: not available; each process is held by RLIMIT_DATA, their sum and pages of \
-             shared memory and memfds are not limited, out_of_memory is not reported"
+             shared memory and memfds are not limited, out_of_memory is not \
+             reported and memory_peak_bytes is one process's"
                 .into(),
         );
     }

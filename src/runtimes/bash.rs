@@ -7,13 +7,14 @@ use super::{Invocation, code};
 /// Reads the whole script (which holds no NUL), closes the descriptor and evaluates it on line 1, so that messages carry
 /// the script's own line numbers. `wait -p` is the one builtin that unsets a variable and leaves its last argument,
 /// expanded before, in `$_`: so neither a variable nor a positional parameter of the loader is left for the script.
-const LOADER: &str = r#"read -r -d '' -u 3; exec 3<&-; wait -n -p REPLY "$REPLY" 2>/dev/null; eval -- "$_""#;
+const LOADER: &str =
+    r#"read -r -d '' -u 3; exec 3<&-; wait -n -p REPLY -- "$REPLY" 2>/dev/null; [[ 1 ]]; eval -- "$_""#;
 
 /// `script` as a command. It must hold no NUL byte: bash can not carry one.
 pub fn invocation(script: &str) -> io::Result<Invocation> {
     Ok(Invocation {
         runtime: "bash",
-        argv: ["bash", "-c", LOADER, "bash"].map(str::to_owned).into(),
+        argv: ["/usr/bin/bash", "-c", LOADER, "bash"].map(str::to_owned).into(),
         extra: vec![code::sealed(script)?],
         result: None,
     })
@@ -52,6 +53,9 @@ mod tests {
         for (script, stdout, stderr, code) in [
             ("", "", "", 0),
             ("exit 3", "", "", 3),
+            ("exit", "", "", 0),
+            ("echo $?", "0\n", "", 0),
+            ("--help", "", "bash: line 1: --help: command not found\n", 127),
             ("set -e\nfalse\necho no", "", "", 1),
             ("exec echo a", "a\n", "", 0),
             ("trap 'echo bye' EXIT\nexit 4", "bye\n", "", 4),

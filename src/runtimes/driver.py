@@ -50,7 +50,7 @@ def run():
         r.maxlist = r.maxtuple = r.maxdict = r.maxset = r.maxfrozenset = r.maxdeque = r.maxarray = 30
         try:
             s = r.repr(v)
-        except Exception:
+        except BaseException:
             s = "<unrepresentable>"
         return s if len(s) <= REPR else s[:REPR] + "…"
 
@@ -58,7 +58,7 @@ def run():
         t = type(v)
         try:
             name = t.__qualname__ if t.__module__ == "builtins" else t.__module__ + "." + t.__qualname__
-        except Exception:
+        except BaseException:
             name = "object"
         return '{"type":' + text(str(name)[:200]) + ',"repr":' + text(brief(v)) + "}"
 
@@ -133,7 +133,7 @@ def run():
             except Full:
                 cut = True
                 one = other(v)
-            except Exception:
+            except BaseException:
                 one = '{"type":"object","repr":"<unrepresentable>"}'
             one = text(name) + ":" + one
             total += len(one.encode()) + 1
@@ -151,11 +151,11 @@ def run():
         e = e.with_traceback(tb.tb_next if tb else None)
         try:
             trace = "".join(traceback.format_exception(type(e), e, e.__traceback__))
-        except Exception:
+        except BaseException:
             trace = type(e).__name__ + "\n"
         try:
             shown = str(e.code) if isinstance(e, SystemExit) else str(e)
-        except Exception:
+        except BaseException:
             shown = "<unrepresentable>"
         if len(trace) > TRACE:
             trace = trace[: TRACE // 2] + "\n…\n" + trace[-TRACE // 2 :]
@@ -186,14 +186,14 @@ def run():
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except Exception:
+            except BaseException:
                 pass
 
     flush()
     if trace:
         try:
             sys.stderr.write(trace)
-        except Exception:
+        except BaseException:
             pass
     # A child that the code forked and let fall through has nothing to tell.
     if os.getpid() == main_pid:

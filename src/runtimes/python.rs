@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{Invocation, code};
 
-/// `-I`: nothing of the environment or of the user's directories changes the interpreter. `-X utf8`: text is UTF-8
+/// The program by its place: the caller's own PATH is for what the code starts. `-I`: nothing of the environment or of the user's directories changes the interpreter. `-X utf8`: text is UTF-8
 /// whatever the locale inside. Site packages stay importable.
-const FLAGS: [&str; 5] = ["python3", "-I", "-X", "utf8", "-c"];
+const FLAGS: [&str; 5] = ["/usr/bin/python3", "-I", "-X", "utf8", "-c"];
 const DRIVER: &str = include_str!("driver.py");
 
 const DEPTH_MAX: usize = 16;

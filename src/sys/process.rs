@@ -236,6 +236,37 @@ pub fn new_session() -> io::Result<()> {
     check(unsafe { libc::setsid() }.into()).map(drop)
 }
 
+/// Where this process's own arguments lie, which /proc/PID/cmdline shows; found once, by the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Arguments {
+    start: usize,
+    end: usize,
+}
+
+impl Arguments {
+    pub fn find() -> io::Result<Self> {
+        let stat = procfs::process::Process::myself().and_then(|p| p.stat()).map_err(io::Error::other)?;
+        let (start, end) = (stat.arg_start.unwrap_or(0), stat.arg_end.unwrap_or(0));
+        Ok(Self { start: start as usize, end: (end as usize).max(start as usize) })
+    }
+
+    /// Overwrites them with `name`, in a fork that has no other use for them.
+    pub fn overwrite(self, name: &str) {
+        let room = self.end - self.start;
+        if self.start == 0 || room == 0 {
+            return;
+        }
+        let length = name.len().min(room - 1);
+        // SAFETY: the kernel says that these bytes are the process's argument strings: writable memory at the top of its
+        // stack that a fork inherits at the same address. Rust copies arguments out before anyone can ask for them, so
+        // nothing holds a reference into them.
+        unsafe {
+            std::ptr::write_bytes(self.start as *mut u8, 0, room);
+            std::ptr::copy_nonoverlapping(name.as_ptr(), self.start as *mut u8, length);
+        }
+    }
+}
+
 /// Landlock's ABI version, 0 where the kernel has none or it is switched off.
 pub fn landlock_abi() -> u32 {
     const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;

@@ -6,7 +6,12 @@ use tracing_subscriber::EnvFilter;
 /// A second call changes nothing.
 pub fn init(level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A reader of the log that goes away must not take the daemon along: what can not be written is lost.
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false);
     // Fails only where a subscriber is set already.
     let _ = subscriber.try_init();
 }

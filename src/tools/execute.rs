@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use super::registry::Registry;
 use super::replies::{Enter, Replies};
 use super::run::{Attempt, Ran, random};
 use crate::config::Config;
-use crate::spec::{ExecutionId, LimitHit, LimitKind, Outcome, capped};
+use crate::spec::{ExecutionId, KilledBy, LimitHit, LimitKind, Outcome, capped};
 use crate::wire::client::{ClientError, Monitor};
 use crate::wire::{FactsWire, Reply as Answer, StatWire, Verb, WhyWire};
 
@@ -82,18 +83,17 @@ impl Service {
             None => ExecutionId::from_random(random()?),
         };
         let entry = Entry::new(id, principal, tool, plan.level, context.agent_id.clone());
-        let listed = self.live.insert(entry).ok_or_else(|| CallError::AtCapacity {
-            what: "as many executions are under way as may be".into(),
-            retry_after: Some(Duration::from_secs(1)),
-        })?;
+        let listed = self.live.insert(entry)?;
         let caller = CallerGone { entry: Arc::clone(&listed.entry) };
         let (sender, reply) = oneshot::channel();
         let service = Arc::clone(self);
         // A task of its own: when the caller goes, its sandbox still has to be ended, reported and accounted for.
         tokio::spawn(async move {
             let result = service.run(&listed, &plan, context, tool, arrived).await.map(Arc::new);
-            if let (Ok(reply), Some(reserved)) = (&result, reserved) {
-                reserved.keep(Arc::clone(reply), reply.result.to_string().len() + REPLY_OVERHEAD_BYTES);
+            if let (Ok(reply), Some(reserved)) = (&result, reserved)
+                && !is_cut_off(reply)
+            {
+                reserved.keep(Arc::clone(reply), REPLY_OVERHEAD_BYTES + held_bytes(reply));
             }
             drop(listed);
             let _caller_gone = sender.send(result);
@@ -278,4 +278,28 @@ fn bounded(outcome: Outcome) -> Outcome {
         Outcome::Denied { rule } => Outcome::Denied { rule: capped(&rule, 200) },
         other => other,
     }
+}
+
+/// Ended because its caller or the daemon went away: the same call sent again must run, that is what its id is for.
+fn is_cut_off(reply: &Execution) -> bool {
+    let outcome = reply.outcome.as_ref();
+    matches!(outcome, Some(Outcome::Killed { by: KilledBy::Disconnect | KilledBy::Shutdown | KilledBy::FrontGone }))
+}
+
+/// Memory that a kept reply's values take, which for small numbers is many times their text.
+fn held_bytes(reply: &Execution) -> usize {
+    fn map(fields: &Map<String, Value>) -> usize {
+        // Name, hash and index beside the value.
+        fields.iter().map(|(name, v)| 48 + name.len() + value(v)).sum()
+    }
+    fn value(v: &Value) -> usize {
+        size_of::<Value>()
+            + match v {
+                Value::String(text) => text.len(),
+                Value::Array(items) => items.iter().map(value).sum(),
+                Value::Object(fields) => map(fields),
+                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            }
+    }
+    value(&reply.result) + reply.metadata.as_ref().map_or(0, map)
 }

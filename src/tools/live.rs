@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use super::call::CallError;
 use super::principal::Principal;
 use crate::spec::{ExecutionId, Level, SandboxId};
 use crate::wire::WhyWire;
@@ -106,7 +107,11 @@ pub(super) struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.live.lock().remove(&(self.entry.owner.clone(), self.entry.id.clone()));
+        let key = (self.entry.owner.clone(), self.entry.id.clone());
+        let mut entries = self.live.lock();
+        if entries.get(&key).is_some_and(|entry| Arc::ptr_eq(entry, &self.entry)) {
+            entries.remove(&key);
+        }
     }
 }
 
@@ -115,15 +120,21 @@ impl Live {
         self.entries.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// `None` where the table is full. The id must be new for this principal.
-    pub(super) fn insert(self: &Arc<Self>, entry: Entry) -> Option<Listed> {
+    /// Refused where the table is full, or where an execution of this principal that has the id is under way.
+    pub(super) fn insert(self: &Arc<Self>, entry: Entry) -> Result<Listed, CallError> {
         let entry = Arc::new(entry);
         let mut entries = self.lock();
         if entries.len() >= LIVE_MAX {
-            return None;
+            return Err(CallError::AtCapacity {
+                what: "as many executions are under way as may be".into(),
+                retry_after: Some(Duration::from_secs(1)),
+            });
+        }
+        if entries.contains_key(&(entry.owner.clone(), entry.id.clone())) {
+            return Err(CallError::Conflict("an execution with this execution_id is under way"));
         }
         entries.insert((entry.owner.clone(), entry.id.clone()), Arc::clone(&entry));
-        Some(Listed { live: Arc::clone(self), entry })
+        Ok(Listed { live: Arc::clone(self), entry })
     }
 
     /// Those that `principal` may see, oldest first.

@@ -74,7 +74,10 @@ impl Tool for Python {
     /// The code's own end leaves variables and, after an exception or `sys.exit`, an error; a kill leaves neither.
     fn shape(&self, finished: Finished) -> Shaped {
         let exited = matches!(finished.outcome, Some(Outcome::Exited { .. }));
-        let left = finished.result.as_deref().filter(|_| exited).and_then(python::left).unwrap_or_default();
+        // Code that ended by itself and left no readable document (it closed the descriptor, or os._exit) had variables
+        // that nobody can tell: that is not the same as none.
+        let unreadable = python::Left { truncated: exited, ..python::Left::default() };
+        let left = finished.result.as_deref().filter(|_| exited).and_then(python::left).unwrap_or(unreadable);
         let mut error = finished.error();
         if let Some(raised) = &left.error
             && raised.name != "SystemExit"

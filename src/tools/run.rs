@@ -20,7 +20,7 @@ use super::plan::Plan;
 use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::spec::{End, Enforced, Outcome, SandboxId, Usage, WorkspaceName, capped};
 use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
-use crate::wire::{Create, Exec, LifetimeWire, Refusal, Reply, Verb, WhyWire};
+use crate::wire::{Create, Exec, LifetimeWire, OutcomeWire, Refusal, Reply, Verb, WhyWire};
 
 /// The engine keeps a command's time; its report of the end may be this late before the engine counts as failed.
 const END_GRACE: Duration = Duration::from_secs(15);
@@ -197,6 +197,11 @@ impl Attempt<'_> {
                 destroy(client.clone(), id.clone());
                 Err(misplaced(&step, &target, errno)?)
             }
+            // Its time was over, or it was ended, between two steps of its start: that is its end, and no failed set-up.
+            Ok(Reply::Refused(Refusal::Ended { outcome })) => {
+                let usage = Usage { wall_us: started.elapsed().as_micros() as u64, ..Usage::default() };
+                Ok(End { outcome: outcome.into(), limits_hit: Vec::new(), usage })
+            }
             Ok(Reply::Refused(refusal)) => {
                 destroy(client.clone(), id.clone());
                 return Err(self.refused(refusal));
@@ -228,6 +233,8 @@ impl Attempt<'_> {
                 reason: errno_text(errno),
             },
             Refusal::Draining => CallError::Draining,
+            Refusal::Ended { outcome: OutcomeWire::KilledByShutdown } => CallError::Draining,
+            Refusal::Ended { .. } => CallError::Ended,
             Refusal::UnknownWorkspace => CallError::UnknownWorkspace,
             Refusal::UnknownRuntime => CallError::MissingToolchain {
                 program: format!("{:?}", self.plan.job.runtime).to_lowercase(),

@@ -190,6 +190,10 @@ pub enum Refusal {
     UnknownRuntime,
     UnknownWorkspace,
     Draining,
+    /// Ended before its command was known to run, for this reason.
+    Ended {
+        outcome: OutcomeWire,
+    },
     /// The message can not be accepted from a correct front; the connection is closed after it.
     Protocol {
         what: String,
@@ -296,7 +300,7 @@ pub struct StatWire {
     pub lifetime: LifetimeWire,
     /// Of the sandbox's pid 1.
     pub host_pid: i32,
-    /// Of the running command's own process.
+    /// Of the running command's own process, on the host; only in the reply to Stat.
     pub command_pid: Option<i32>,
     pub cgroup_path: Option<String>,
     pub age_ms: u64,

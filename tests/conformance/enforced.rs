@@ -63,7 +63,9 @@ fn what_is_told_is_what_the_host_sees() {
         if let Some(filters) = outside::status(pid1).get("Seccomp_filters") {
             assert_eq!((filters.as_str(), outside::status(command)["Seccomp_filters"].as_str()), ("1", "2"));
         }
-        assert_eq!(e.seccomp_profile, format!("{level:?}").to_lowercase());
+        // A kernel without memfd_noexec gets a variant of the strict profile.
+        let name = format!("{level:?}").to_lowercase();
+        assert!(e.seccomp_profile == name || e.seccomp_profile == format!("{name}-no-memfd"), "{}", e.seccomp_profile);
         assert_eq!(e.seccomp_sha256.len(), 64);
 
         let map = outside::read(pid1, "uid_map").split_whitespace().map(str::to_owned).collect::<Vec<_>>();

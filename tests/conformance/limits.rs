@@ -132,7 +132,8 @@ fn full_scratch_is_told_by_bytes_and_by_inodes() {
         assert!(ran.stderr.contains("No space left"), "{level:?}");
         assert!(hits(&ran, LimitKindWire::Disk) >= 1, "{level:?}");
         // Killed while it is full: told as well.
-        let limits = LimitsWire { memory_bytes: Some(64 << 20), wall_ms: Some(1500), ..NONE };
+        let cpu_time_ms = Some(60_000);
+        let limits = LimitsWire { memory_bytes: Some(64 << 20), wall_ms: Some(1500), cpu_time_ms, ..NONE };
         let script = "for n in $(seq 1 40); do head -c 2M /dev/zero > /tmp/$n; done 2>/dev/null; sleep 30";
         let ran = limited(&mut front, level, limits, script);
         assert_eq!(ran.end.outcome, OutcomeWire::TimedOutWall, "{level:?}");
@@ -215,7 +216,8 @@ fn controllers_tell_memory_pids_and_cpu() {
         assert_eq!((ran.end.outcome.clone(), ran.stdout.as_str()), (OutcomeWire::OutOfMemory, ""), "{level:?}");
         assert!(ran.end.usage.memory_peak_bytes > 48 << 20);
 
-        let limits = LimitsWire { pids: Some(16), wall_ms: Some(5000), ..NONE };
+        // Long enough for a thousand refused forks under emulation.
+        let limits = LimitsWire { pids: Some(16), wall_ms: Some(60_000), cpu_time_ms: Some(30_000), ..NONE };
         let bomb = "import os, signal\nwhile True:\n try:\n  if os.fork() == 0: signal.pause()\n except OSError: pass";
         let argv = ["python3", "-c", bomb];
         let ran = program(&mut front, level, limits, &argv);

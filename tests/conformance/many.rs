@@ -68,8 +68,9 @@ fn a_hundred_at_once_leave_nothing() {
         let id = random_id();
         let mut create = create(&id, if n % 2 == 0 { LevelWire::Standard } else { LevelWire::Strict });
         create.limits.memory_bytes = Some(32 << 20);
-        let script = if n % 4 == 0 { "exec sleep 60" } else { "echo $$; read -t 0.2 < /dev/zero; exit 5" };
-        let one = front.start_as(create, exec(&id, script));
+        create.limits.wall_ms = Some(300_000);
+        let script = if n % 4 == 0 { "exec sleep 600" } else { "echo $$; read -t 0.2 < /dev/zero; exit 5" };
+        let one = front.start_as(create, Exec { wall_ms: 300_000, ..exec(&id, script) });
         uids.insert(one.created.enforced.uid);
         running.push(one);
     }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use axum::{BoxError, Extension};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::layer::Caller;
 use super::problem::Problem;
@@ -16,7 +17,7 @@ use super::{envelope, json, reply, router};
 use crate::config::Http;
 use crate::spec::ExecutionId;
 use crate::tools::Violation;
-use crate::tools::call::Once;
+use crate::tools::call::{CallError, Once};
 use crate::tools::execute::fingerprint;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -28,7 +29,7 @@ pub(super) async fn execute(
 ) -> Result<Response, Problem> {
     json_only(request.headers())?;
     let key = idempotency_key(request.headers())?;
-    let body = read(request.into_body(), state.service.config().http).await?;
+    let (body, _held) = read(request.into_body(), state.service.config().http).await?;
     let call = envelope::call(json::parse(&body).map_err(Problem::malformed_json)?)?;
     let key = match (key, &call.context.execution_id) {
         (Some(key), Some(id)) if key != *id => {
@@ -39,7 +40,7 @@ pub(super) async fn execute(
     };
     let once = key.map(|key| Once { key: key.as_str().to_owned(), fingerprint: fingerprint(&body) });
     // A run may take minutes; the text it came from is not needed for it.
-    drop(body);
+    drop((body, _held));
     let execution = state.service.execute(&principal, call, once).await?;
     Ok(json_response(reply::body(&execution)))
 }
@@ -54,7 +55,8 @@ pub(super) fn json_response(bytes: Vec<u8>) -> Response {
 fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim();
-    let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|v| v != "identity");
+    let encoded =
+        headers.get(header::CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
     if media.eq_ignore_ascii_case("application/json") && !encoded {
         return Ok(());
     }
@@ -71,17 +73,46 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<ExecutionId>, Problem> 
     }
 }
 
-/// The whole body, within its size and its time.
-async fn read(body: Body, http: Http) -> Result<Bytes, Problem> {
+/// What all bodies that are being read may hold together, in KiB.
+const BODIES_KIB_MAX: usize = 256 * 1024;
+static BODIES: Semaphore = Semaphore::const_new(BODIES_KIB_MAX);
+
+/// A body's share of [`BODIES`].
+type Held = Option<SemaphorePermit<'static>>;
+
+/// The whole body, within its size, its time and the memory of all bodies together.
+async fn read(body: Body, http: Http) -> Result<(Bytes, Held), Problem> {
     // A length that says too much already is not waited for.
     if body.size_hint().lower() > http.body_bytes_max as u64 {
         return Err(Problem::too_large(http.body_bytes_max));
     }
-    let limited = Limited::new(body, http.body_bytes_max);
+    let mut limited = Limited::new(body, http.body_bytes_max);
     let time = Duration::from_millis(http.body_timeout_ms);
-    match tokio::time::timeout(time, limited.collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(http.body_bytes_max)),
+    let mut held: Held = None;
+    let whole = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = limited.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            let share = data.len().div_ceil(1024) as u32;
+            match (BODIES.try_acquire_many(share), &mut held) {
+                (Ok(more), Some(held)) => held.merge(more),
+                (Ok(more), none) => *none = Some(more),
+                (Err(_), _) => return Ok(None),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Some(Bytes::from(bytes)))
+    };
+    match tokio::time::timeout(time, whole).await {
+        Ok(Ok(Some(body))) => Ok((body, held)),
+        Ok(Ok(None)) => Err(CallError::AtCapacity {
+            what: "request bodies hold as much memory as they may".into(),
+            retry_after: Some(Duration::from_secs(1)),
+        }
+        .into()),
+        Ok::<Result<_, BoxError>, _>(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Problem::too_large(http.body_bytes_max))
+        }
         Ok(Err(error)) => {
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             let detail = format!("the body could not be read: {cause}");

@@ -1,6 +1,7 @@
 //! GET /api/v1/executions, GET and DELETE /api/v1/executions/{id}: what is under way.
 
 use axum::Extension;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -68,16 +69,18 @@ pub(super) async fn list(
     encode(&json!({ "executions": shown, "total": entries.len() }))
 }
 
-fn parse(id: &str) -> Result<ExecutionId, Problem> {
+/// A path that is not UTF-8 names nothing, either.
+fn parse(id: Result<Path<String>, PathRejection>) -> Result<ExecutionId, Problem> {
+    let Ok(Path(id)) = id else { return Err(Problem::unknown_execution()) };
     id.parse().map_err(|_| Problem::unknown_execution())
 }
 
 pub(super) async fn one(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let entry = state.service.get(&principal, &parse(&id)?).ok_or_else(Problem::unknown_execution)?;
+    let entry = state.service.get(&principal, &parse(id)?).ok_or_else(Problem::unknown_execution)?;
     let mut body = ExecutionBody::of(&entry);
     if principal.is_admin()
         && let Some(stat) = state.service.stat(&entry).await?
@@ -92,9 +95,9 @@ pub(super) async fn one(
 pub(super) async fn end(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let entry = state.service.end(&principal, &parse(&id)?).ok_or_else(Problem::unknown_execution)?;
+    let entry = state.service.end(&principal, &parse(id)?).ok_or_else(Problem::unknown_execution)?;
     let mut response = encode(&ExecutionBody::of(&entry));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)

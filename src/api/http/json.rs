@@ -1,6 +1,6 @@
 //! JSON as a request body: strict, bounded in depth, and every complaint with its place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -13,13 +13,15 @@ use crate::tools::Violation;
 const MESSAGE_CHARS_MAX: usize = 200;
 /// Of a pointer: a caller may have sent names of megabytes.
 const POINTER_CHARS_MAX: usize = 512;
+/// Values in one body: a decoded value takes some forty times the two bytes that it can be written with.
+const VALUES_MAX: usize = 100_000;
 
 /// `body` as JSON. Refused are names given twice and more than 128 levels (serde_json's own bound, kept here on purpose);
 /// `Err` tells where.
 pub fn parse(body: &[u8]) -> Result<Value, Violation> {
-    let path = RefCell::new(String::new());
+    let (path, values) = (RefCell::new(String::new()), Cell::new(0));
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let parsed = Strict { path: &path }.deserialize(&mut deserializer).and_then(|value| {
+    let parsed = Strict { path: &path, values: &values }.deserialize(&mut deserializer).and_then(|value| {
         deserializer.end()?;
         Ok(value)
     });
@@ -32,6 +34,7 @@ pub fn parse(body: &[u8]) -> Result<Value, Violation> {
 #[derive(Clone, Copy)]
 struct Strict<'p> {
     path: &'p RefCell<String>,
+    values: &'p Cell<usize>,
 }
 
 impl Strict<'_> {
@@ -56,6 +59,10 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.values.set(self.values.get() + 1);
+        if self.values.get() > VALUES_MAX {
+            return Err(D::Error::custom(format_args!("more than {VALUES_MAX} values")));
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -153,5 +160,6 @@ mod tests {
         assert!(fault(&r#"{"a":"#.repeat(100_000)).0.len() < 2000);
         assert!(fault("\"\u{1}\"").1.contains("control"));
         assert!(parse(b"\"\xff\"").is_err());
+        assert!(fault(&format!("[{}0]", "0,".repeat(VALUES_MAX))).1.contains("100000 values"));
     }
 }

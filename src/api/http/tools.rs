@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -49,10 +50,12 @@ pub(super) async fn list(
 
 pub(super) async fn one(
     State(state): State<router::State>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Response, Problem> {
     plain_only(&query)?;
+    // A path that is not UTF-8 names nothing, either.
+    let name = name.map_or_else(|_| String::from("\u{fffd}"), |Path(name)| name);
     match state.service.registry().get(&name) {
         Some(tool) => Ok(json_response(body(tool).to_string().into_bytes())),
         None => {
