@@ -171,10 +171,14 @@ fn slow_callers_are_let_go_and_others_served() {
     let mut body = front.connect();
     body.write_all(format!("{}\r\n{{", post(100)).as_bytes()).unwrap();
     assert_eq!(front.get("/healthz").status, 200);
+    let mut told = Vec::new();
     for stream in &mut slow {
         let mut rest = Vec::new();
         let _reset_is_an_end_too = stream.read_to_end(&mut rest);
+        told.push(String::from_utf8_lossy(&rest).into_owned());
     }
+    // The last of them had begun a request.
+    assert!(told[3].starts_with("HTTP/1.1 408 ") && told[3].contains("\"code\":\"request_timeout\""), "{told:?}");
     let mut start = [0; 12];
     body.read_exact(&mut start).unwrap();
     assert_eq!(&start, b"HTTP/1.1 408");

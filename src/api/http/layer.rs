@@ -29,7 +29,7 @@ pub(super) async fn edge(State(state): State<router::State>, request: Request, n
 }
 
 /// Always our own: one that a caller chose could be made to look like another's in the log.
-fn request_id() -> RequestId {
+pub(super) fn request_id() -> RequestId {
     let mut bytes = [0; 16];
     if let Err(error) = getrandom::fill(&mut bytes) {
         // The kernel's generator does not fail once it is seeded; the id only ties log lines together.

@@ -92,8 +92,20 @@ impl Problem {
         self.code
     }
 
-    /// The finished reply.
-    pub fn render(&self, request: &RequestId, response: Response) -> Response {
+    /// The whole reply as HTTP/1.1 sends it, for a connection on which no request could be read.
+    pub fn as_http1(&self, request: &RequestId) -> Vec<u8> {
+        let body = self.encode(request);
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
+             X-Request-Id: {request}\r\nConnection: close\r\n\r\n",
+            self.status.as_u16(),
+            body.len()
+        );
+        [head.into_bytes(), body].concat()
+    }
+
+    fn encode(&self, request: &RequestId) -> Vec<u8> {
         let words = self.code.replace('_', " ");
         let body = Body9457 {
             r#type: format!("/problems/{}", self.code.replace('_', "-")),
@@ -106,7 +118,12 @@ impl Problem {
             errors: self.errors.iter().map(|v| Fault { pointer: &v.pointer, message: &v.message }).collect(),
         };
         // Strings and numbers only: this can not fail.
-        let bytes = serde_json::to_vec(&body).unwrap_or_default();
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The finished reply.
+    pub fn render(&self, request: &RequestId, response: Response) -> Response {
+        let bytes = self.encode(request);
         let (mut parts, _) = response.into_parts();
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -1,11 +1,13 @@
 //! Accepting and serving connections, each within bounds.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,6 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::layer::request_id;
+use super::problem::Problem;
 use crate::api::identity::Peer;
 use crate::config::Http;
 
@@ -105,10 +109,12 @@ impl Front {
             };
             match accepted {
                 Ok((permit, Accepted::Unix(stream, peer))) => {
-                    connections.spawn(self.clone().connection(stream, peer, permit));
+                    let own = stream.as_fd().try_clone_to_owned().ok();
+                    connections.spawn(self.clone().connection(stream, own, peer, permit));
                 }
                 Ok((permit, Accepted::Tcp(stream, peer))) => {
-                    connections.spawn(self.clone().connection(stream, peer, permit));
+                    let own = stream.as_fd().try_clone_to_owned().ok();
+                    connections.spawn(self.clone().connection(stream, own, peer, permit));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection");
@@ -120,7 +126,8 @@ impl Front {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn connection<S>(self, stream: S, peer: Peer, _permit: OwnedSemaphorePermit)
+    /// `own` is a second descriptor of `stream`, for what hyper has no words for.
+    async fn connection<S>(self, stream: S, own: Option<OwnedFd>, peer: Peer, _permit: OwnedSemaphorePermit)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -148,7 +155,14 @@ impl Front {
             tokio::select! {
                 biased;
                 // Errors are the peer's: cut connections, bad framing. The replies have said what there was to say.
-                _ended = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    if let (Err(error), Some(own)) = (ended, own)
+                        && error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
+                    {
+                        too_slow(&own, first_max);
+                    }
+                    return;
+                }
                 _ = stopping.wait_for(|stop| *stop), if !told => {
                     told = true;
                     connection.as_mut().graceful_shutdown();
@@ -161,6 +175,14 @@ impl Front {
             }
         }
     }
+}
+
+/// hyper closes without a word when a request's head does not come in time; the contract has one.
+fn too_slow(connection: &OwnedFd, max: Duration) {
+    let detail = format!("the request's head did not come within {} s", max.as_secs_f64());
+    let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail);
+    // The socket does not block, and who reads as slowly as it writes gets less: it is closed in any case.
+    let _ = nix::unistd::write(connection, &problem.as_http1(&request_id()));
 }
 
 /// Whether a connection does anything.
