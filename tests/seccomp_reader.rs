@@ -7,8 +7,7 @@ mod arch;
 mod bpf;
 #[path = "../build/names.rs"]
 mod names;
-// The names and reasons of rows are for the emitter, which is not tried here.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "names and reasons of rows are for the emitter, which is not tried here")]
 #[path = "../build/profile.rs"]
 mod profile;
 #[path = "../build/program.rs"]

@@ -258,8 +258,8 @@ impl Arguments {
         }
         let length = name.len().min(room - 1);
         // SAFETY: the kernel says that these bytes are the process's argument strings: writable memory at the top of its
-        // stack that a fork inherits at the same address. Rust copies arguments out before anyone can ask for them, so
-        // nothing holds a reference into them.
+        // stack that a fork inherits at the same address. They stay NUL-terminated, so whoever still points at one (the C
+        // library's program name) reads a string; no Rust reference into them exists.
         unsafe {
             std::ptr::write_bytes(self.start as *mut u8, 0, room);
             std::ptr::copy_nonoverlapping(name.as_ptr(), self.start as *mut u8, length);
