@@ -372,6 +372,11 @@ impl Monitor {
         Self { path, uid, link: tokio::sync::Mutex::new(None) }
     }
 
+    /// Whether there is a live connection. One that is being made counts as none.
+    pub fn is_connected(&self) -> bool {
+        self.link.try_lock().is_ok_and(|link| link.as_ref().is_some_and(Client::is_alive))
+    }
+
     /// The live connection, or a new one at once.
     pub async fn client(&self) -> Result<Client, ClientError> {
         let mut link = self.link.lock().await;
