@@ -1,6 +1,7 @@
 //! What a service manager that asked for it (NOTIFY_SOCKET, see sd_notify(3)) is told. Without one every function does
 //! nothing.
 
+use std::sync::Once;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -50,7 +51,8 @@ fn line(status: &str) -> String {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
+    static COMPLAINED: Once = Once::new();
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager can not be told");
+        COMPLAINED.call_once(|| tracing::warn!(%error, "the service manager can not be told"));
     }
 }
