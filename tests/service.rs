@@ -307,7 +307,24 @@ fn over_tcp_a_key_says_who_calls() {
         assert!(status == 401 && body.to_ascii_lowercase().contains("www-authenticate: bearer"), "{wrong}: {body}");
     }
     assert!(!daemon.log().contains(&key));
+    // A collector asks for its own format; what was refused above is counted.
+    let mut stream = TcpStream::connect(&address).unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: application/openmetrics-text\r\n\
+                    Authorization: Bearer {key}\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("sandkeep_refused_total{code=\"unauthenticated\"} 3"), "{text}");
+    assert!(text.contains("sandkeep_engine_connected 1") && text.trim_end().ends_with("# EOF"), "{text}");
     drop(daemon);
+
+    // The command makes what the file takes.
+    let made = Command::new(env!("CARGO_BIN_EXE_sandkeep")).args(["key", "new", "ci", "--json"]).output().unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(keys::line("ci", made["key"].as_str().unwrap()), made["line"].as_str().unwrap());
 
     // A credential that a service manager passed, and a key for nobody.
     let credentials = tempfile::tempdir().unwrap();
