@@ -8,11 +8,13 @@
 //! The shapes are the wire's own. They convert to and from `spec`, whose constructors parse, so that nothing that
 //! arrives is used before it has been checked. Bytes are postcard (a documented, stable format).
 
+mod checks;
 pub mod client;
 mod codec;
 mod convert;
 mod message;
 
+pub use checks::*;
 pub use codec::{DecodeError, EncodeError, decode, encode};
 pub use convert::ConvertError;
 pub use message::*;
