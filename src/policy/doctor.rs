@@ -51,7 +51,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(id: &str, title: &str, status: Status, found: impl Into<String>, needed_by: &str) -> Self {
+    /// One that costs and degrades nothing, and that nothing mends.
+    pub fn new(id: &str, title: &str, status: Status, found: impl Into<String>, needed_by: &str) -> Self {
         Self {
             id: id.to_owned(),
             title: title.to_owned(),
@@ -65,7 +66,7 @@ impl Finding {
     }
 
     /// With what mends it, where it is not as it should be.
-    fn mended_by(mut self, fix: impl Into<String>) -> Self {
+    pub fn mended_by(mut self, fix: impl Into<String>) -> Self {
         if self.status != Status::Ok {
             self.fix = Some(fix.into());
         }

@@ -68,7 +68,7 @@ impl Judge<'_> {
         };
         let subtree = g.subtree.errno();
         finding.mended_by(match (&g.mount, subtree.or(g.born.errno()).or(g.killed.errno())) {
-            (None, _) if self.checks.systemd => unified(true),
+            (None, _) if self.checks.systemd => unified(true, self.allow_degraded),
             (None, _) => "mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
             (_, Some(libc::EROFS)) => format!(
                 "mount -o remount,rw {mount}; in a container: docker run --privileged --cgroupns=private; for the unit: \
@@ -108,7 +108,7 @@ impl Judge<'_> {
     fn mend_controller(&self, name: &str, state: &ControllerState, option: &str) -> String {
         match state {
             ControllerState::Enabled | ControllerState::NoSubtree => "see cgroup2".to_owned(),
-            ControllerState::V1 { .. } => unified(self.checks.systemd),
+            ControllerState::V1 { .. } => unified(self.checks.systemd, self.allow_degraded),
             ControllerState::SwitchedOff => format!(
                 "take cgroup_disable={name} off the kernel's command line (where the firmware adds it: add \
                  cgroup_enable={name}) and reboot"
@@ -136,10 +136,12 @@ impl Judge<'_> {
     }
 }
 
-fn unified(systemd: bool) -> String {
+/// How cgroup v1 gives its controllers back.
+fn unified(systemd: bool, degrading_allowed: bool) -> String {
     let option = if systemd { "systemd.unified_cgroup_hierarchy=1" } else { "cgroup_no_v1=all" };
+    let or = if degrading_allowed { "" } else { "; or allow what stands in: sandkeepd --allow-degraded" };
     format!(
         "add {option} to the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub) and \
-         reboot; or allow degrading: sandkeepd --allow-degraded"
+         reboot{or}"
     )
 }

@@ -94,7 +94,8 @@ impl Judge<'_> {
     fn processes(&self) -> Finding {
         let r = &self.checks.room;
         let most = r.pid_max.min(r.threads_max);
-        let status = if most < u64::from(r.processes) { Status::Warning } else { Status::Ok };
+        // Memory ends most sandboxes long before: a small host is not ill.
+        let status = if most < u64::from(r.processes) { Status::Info } else { Status::Ok };
         let found = format!(
             "kernel.pid_max {}, kernel.threads-max {}; sandboxes may have {} processes together",
             r.pid_max, r.threads_max, r.processes
