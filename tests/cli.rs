@@ -104,3 +104,18 @@ fn doctor_tells_what_the_daemon_tells() {
         text.stdout
     );
 }
+
+#[test]
+fn doctor_goes_on_without_an_engine_where_it_may() {
+    let front = Front::start("");
+    let ran = sandkeep(&front, &["doctor", "--json"], "");
+    if !nix::unistd::geteuid().is_root() {
+        assert!(ran.code == 125 && ran.stderr.contains("engine_unavailable"), "{}", ran.stderr);
+        return;
+    }
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.stderr));
+    let daemon = &report["deployment"][0];
+    assert_eq!((&report["source"], &daemon["status"]), (&"probe".into(), &"warning".into()));
+    assert!(daemon["found"].as_str().unwrap().contains("engine_unavailable"), "{daemon:#}");
+    assert!(ran.code >= 1);
+}

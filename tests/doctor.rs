@@ -208,6 +208,14 @@ fn what_is_taken_away_shows_and_costs_its_levels() {
         assert_eq!(none.report["host"]["cgroup2"], false);
     }
 
+    if let Some(mount) = machine::cgroup2() {
+        let fixed = Doctor::after(&format!("mount -o remount,bind,ro {};", mount.display()));
+        let check = fixed.check("cgroup2");
+        assert_eq!((&check["status"], &check["costs"]), (&json!("failure"), &json!(LEVELS)), "{check:#}");
+        assert!(check["found"].as_str().unwrap().contains("EROFS"), "{check:#}");
+        assert!(check["fix"].as_str().unwrap().contains("remount,rw"), "{check:#}");
+    }
+
     let python = Doctor::after("mount --bind /dev/null $(readlink -f /usr/bin/python3);");
     assert_eq!(python.status("runtime_python"), "warning");
     assert_eq!(python.check("runtime_python")["costs"], json!([]));
@@ -235,6 +243,29 @@ fn capabilities_that_are_missing_are_named_and_what_they_cost_is_found_by_doing(
     assert_eq!(admin.status("time_namespaces"), "warning");
     assert_eq!((admin.state("standard"), admin.code), ("unavailable", 2));
     nothing_is_left();
+}
+
+/// A cgroup that is marked as systemd marks them, with the process that asks in it.
+#[test]
+fn a_delegated_cgroup_is_tried_out_from_inside_and_left_as_it_was() {
+    let Some(mount) = machine::cgroup2().filter(|_| machine::expect("root")) else { return };
+    let own = mount.join(format!("sandkeep-doctor-test-{}", std::process::id()));
+    std::fs::create_dir(&own).unwrap();
+    let run = |marked: bool| {
+        let mark = format!("os.setxattr({own:?}, 'trusted.delegate', b'{}')", u8::from(marked));
+        let join = format!("open({:?}, 'w').write('0')", own.join("cgroup.procs"));
+        let exec = format!("os.execl({SANDKEEP:?}, 'sandkeep', 'doctor', '--offline', '--json')");
+        Doctor::run(Command::new("python3").args(["-c", &format!("import os\n{mark}\n{join}\n{exec}")]))
+    };
+    let (delegated, control) = (run(true), run(false));
+    let left: Vec<_> = std::fs::read_dir(&own).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).collect();
+    let control_left = std::fs::read_to_string(own.join("cgroup.subtree_control")).unwrap();
+    let removed = std::fs::remove_dir(&own);
+    assert!(left.is_empty() && control_left.trim().is_empty(), "{left:?} {control_left}");
+    removed.unwrap();
+    assert!(delegated.found("delegation").contains("systemd delegated /sandkeep-doctor-test-"));
+    assert_eq!((delegated.status("cgroup2"), control.status("cgroup2")), ("ok", "ok"));
+    assert!(control.found("delegation").contains("the top of"), "{}", control.found("delegation"));
 }
 
 /// In a user namespace whose own limit is 0 no further one can be made, whoever asks.

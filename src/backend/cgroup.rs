@@ -29,6 +29,7 @@ const EMPTY_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a leaf may take to be stopped.
 const FREEZE_WAIT: Duration = Duration::from_millis(500);
+const PATH_CHARS_MAX: usize = 512;
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
 /// The directory below which every leaf lies.
@@ -121,7 +122,7 @@ impl Site {
         match fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}")) {
             Ok(()) => ControllerState::Enabled,
             Err(e) => ControllerState::Refused {
-                directory: directory.display().to_string(),
+                directory: told(&directory.display().to_string()),
                 errno: e.raw_os_error().unwrap_or(libc::EIO),
             },
         }
@@ -136,8 +137,8 @@ impl Site {
     fn checks(&self, states: [ControllerState; 3], subtree: Attempt, trial: Trial) -> CgroupChecks {
         let [memory, pids, cpu] = states;
         CgroupChecks {
-            mount: Some(self.mount.display().to_string()),
-            own: self.own.clone(),
+            mount: Some(told(&self.mount.display().to_string())),
+            own: self.own.as_deref().map(told),
             delegated: self.delegated,
             subtree,
             born: trial.born,
@@ -149,6 +150,11 @@ impl Site {
             cpu,
         }
     }
+}
+
+/// Paths are cut here: all checks together must fit into a packet.
+pub(super) fn told(path: &str) -> String {
+    path.chars().take(PATH_CHARS_MAX).collect()
 }
 
 /// What a subtree `name` would be like, found by making it, and removed again with everything that this took. No other

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use super::cgroup::told;
 use crate::spec::ControllerState;
 
 /// Of a controller that `directory` does not offer.
 pub(super) fn why_absent(name: &str, directory: &Path) -> ControllerState {
     let table = fs::read_to_string("/proc/cgroups").unwrap_or_default();
-    let offered = || ControllerState::NotOffered { directory: directory.display().to_string() };
+    let offered = || ControllerState::NotOffered { directory: told(&directory.display().to_string()) };
     match row(&table, name) {
         Some(Row { hierarchy, .. }) if hierarchy != 0 => ControllerState::V1 { mount: v1_mount(name) },
         Some(Row { enabled: false, .. }) => ControllerState::SwitchedOff,
@@ -37,7 +38,7 @@ fn row(table: &str, name: &str) -> Option<Row> {
 fn v1_mount(name: &str) -> Option<String> {
     let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
     let found = mounts.into_iter().find(|m| m.fs_type == "cgroup" && m.super_options.contains_key(name))?;
-    Some(found.mount_point.display().to_string())
+    Some(told(&found.mount_point.display().to_string()))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub fn lacks(level: Level, facts: &HostFacts) -> Vec<Lack> {
         lack(Requirement::Seccomp, false, "seccomp filters (CONFIG_SECCOMP_FILTER)");
     }
     if !facts.cgroup2 {
-        let sentence = "cgroup2: no mount was found; a sandbox is ended by killing its pid 1";
+        let sentence = "cgroup2: none that works was found; a sandbox is ended by killing its pid 1";
         lack(Requirement::Cgroup2, true, sentence);
     }
     if !facts.controllers.memory {

@@ -68,7 +68,7 @@ impl Report {
 
     pub(super) fn text(&self) -> String {
         let who = match self.source {
-            Source::Daemon => "as the running engine found it",
+            Source::Daemon => "as the running engine found it when it started",
             Source::Probe => "as tried out now, without a daemon",
         };
         let mut text = format!("This host, {who}\n\n");
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::api::findings;
     use crate::policy::doctor;
-    use crate::spec::{Attempt, ControllerState, HostChecks};
+    use crate::spec::{Attempt, ControllerState, HostChecks, LandlockAbi, MemfdChecks};
 
     fn report(checks: &HostChecks, allow: bool, refused: Option<&str>) -> Report {
         let checks: Vec<Value> = doctor::findings(checks, allow).iter().map(findings::finding).collect();
@@ -174,6 +174,20 @@ mod tests {
             (lost.exit_code(), states(&lost)),
             (2, vec!["available", "unavailable", "unavailable", "unavailable"])
         );
+    }
+
+    /// Linux 6.1 under systemd: what later kernels added is no complaint.
+    #[test]
+    fn a_debian_12_is_green() {
+        let mut checks = HostChecks::complete();
+        (checks.kernel.major, checks.kernel.minor) = (6, 1);
+        checks.landlock.abi = LandlockAbi::Has(2);
+        checks.memfd = MemfdChecks { host: None, refused: Attempt::NotTried };
+        checks.idmap[2].idmap = Attempt::Failed { errno: 22 };
+        checks.core.pattern = "|/lib/systemd/systemd-coredump %P".into();
+        let report = report(&checks, false, Some("turned off on this host"));
+        assert_eq!(report.exit_code(), 0, "{}", report.text());
+        assert_eq!(states(&report), ["refused", "available", "available", "unavailable"]);
     }
 
     #[test]
