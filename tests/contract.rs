@@ -65,3 +65,11 @@ fn the_programs_say_how_they_are_used() {
         golden(&format!("help-{name}.txt"), &String::from_utf8(help.stdout).unwrap());
     }
 }
+
+#[test]
+fn doctor_says_how_it_is_used() {
+    let mut help = std::process::Command::new(env!("CARGO_BIN_EXE_sandkeep"));
+    let help = help.args(["doctor", "--help"]).output().unwrap();
+    assert!(help.status.success());
+    golden("help-sandkeep-doctor.txt", &String::from_utf8(help.stdout).unwrap());
+}
