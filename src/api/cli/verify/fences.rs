@@ -180,6 +180,7 @@ const fn each(
 
 const INSIDE_ONLY: Control = No("it would write to the host");
 const MACHINE: Control = No("it is asked of the whole machine");
+const MODULE: Control = No("outside it could load a module into the host's kernel");
 
 /// Where several fences refuse the same attempt, its row accepts each one's answer and stands under what is promised;
 /// the row that tells one fence from the others stands under that fence.
@@ -316,17 +317,14 @@ pub(super) const CHECKS: &[Check] = &[
     private("seccomp", "personality", Reached, "EPERM"),
     all("seccomp", "socket_packet", Reached, "EAFNOSUPPORT"),
     each("seccomp", "socket_raw", Reached, "EPERM", "EPERM", "EAFNOSUPPORT"),
-    all("seccomp", "socket_vsock", Reached, "EAFNOSUPPORT"),
-    all("seccomp", "socket_alg", Reached, "EAFNOSUPPORT"),
+    all("seccomp", "socket_vsock", MODULE, "EAFNOSUPPORT"),
+    all("seccomp", "socket_alg", MODULE, "EAFNOSUPPORT"),
     all("seccomp", "socket_xdp", Reached, "EAFNOSUPPORT"),
-    all("seccomp", "socket_key", Reached, "EAFNOSUPPORT"),
-    all("seccomp", "socket_can", Reached, "EAFNOSUPPORT"),
-    all("seccomp", "socket_tipc", Reached, "EAFNOSUPPORT"),
-    each("seccomp", "socket_netfilter", Reached, "-", "EPROTONOSUPPORT", "EAFNOSUPPORT"),
+    each("seccomp", "socket_netfilter", MODULE, "-", "EPROTONOSUPPORT", "EAFNOSUPPORT"),
     each("seccomp", "socket_audit", Reached, "-", "EPROTONOSUPPORT", "EAFNOSUPPORT"),
     each("seccomp", "socket_sock_diag", Reached, "-", "EPROTONOSUPPORT", "EAFNOSUPPORT"),
     each("seccomp", "socket_mptcp", Reached, "EPROTONOSUPPORT", "EPROTONOSUPPORT", "EAFNOSUPPORT"),
-    each("seccomp", "socket_sctp", Reached, "EPROTONOSUPPORT", "EPROTONOSUPPORT", "EAFNOSUPPORT"),
+    each("seccomp", "socket_sctp", MODULE, "EPROTONOSUPPORT", "EPROTONOSUPPORT", "EAFNOSUPPORT"),
     each("seccomp", "socket_inet", Root("ok"), "-", "-", "EAFNOSUPPORT"),
     each("seccomp", "socket_inet6", Root("ok"), "-", "-", "EAFNOSUPPORT"),
     all("workload-filter", "landlock_create", Root("ok"), "EPERM"),

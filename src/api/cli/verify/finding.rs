@@ -163,10 +163,10 @@ fn cell(fence: &'static Fence, level: &LevelState, findings: &[Finding]) -> Cell
         (Status::Untested, vec!["nothing was looked at".to_owned()])
     } else if any(|v| matches!(v, Verdict::Untested(_))) {
         (Status::Untested, reasons(&findings, |v| matches!(v, Verdict::Untested(_))))
-    } else if any(|v| matches!(v, Verdict::NotRun(_))) {
-        (Status::NotRun, reasons(&findings, |v| matches!(v, Verdict::NotRun(_))))
-    } else {
+    } else if any(|v| matches!(v, Verdict::NotPromised(_))) {
         (Status::NotPromised, reasons(&findings, |v| matches!(v, Verdict::NotPromised(_))))
+    } else {
+        (Status::NotRun, reasons(&findings, |v| matches!(v, Verdict::NotRun(_))))
     };
     Cell { level: level.level, status, reasons, findings }
 }
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(status("seccomp", &[], &[untested(), not_run()]), Status::Untested);
         assert_eq!(status("seccomp", &[], &[not_run()]), Status::NotRun);
         assert_eq!(status("seccomp", &[], &[]), Status::Untested);
-        assert_eq!(status("memory-limit", &[], &[Verdict::NotPromised("w".into())]), Status::NotPromised);
+        assert_eq!(status("memory-limit", &[], &[not_run(), Verdict::NotPromised("w".into())]), Status::NotPromised);
     }
 
     #[test]

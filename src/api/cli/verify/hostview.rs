@@ -177,7 +177,9 @@ fn view(pid: i32, cgroup_path: Option<&str>) -> io::Result<Option<View>> {
         pid = child;
         status = status_of(pid)?;
     }
-    if status.get("Name").map(String::as_str) != Some("sleep") {
+    // While its program is still being loaded it holds files that it will close.
+    let asleep = status.get("State").is_some_and(|state| state.starts_with('S'));
+    if status.get("Name").map(String::as_str) != Some("sleep") || !asleep {
         return Ok(None);
     }
     let parent = |status: &Status| status.get("PPid").and_then(|p| p.parse::<i32>().ok()).ok_or_else(odd);

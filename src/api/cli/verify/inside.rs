@@ -229,7 +229,8 @@ pub(super) fn limits_of(level: Level, granted: &Value, degraded: &[String]) -> M
     }
     // What stands in for a controller that is not there.
     if lacks(NO_MEMORY) {
-        limits.insert("data".into(), (MEMORY_MB * 1024 * 1024).into());
+        let most = granted["max_memory_mb"]["most"].as_f64().unwrap_or(f64::MAX);
+        limits.insert("data".into(), ((most.min(MEMORY_MB as f64) * MIB) as u64).into());
     }
     if lacks(NO_PIDS) {
         limits.insert("nproc".into(), (default("max_processes", t.pids.default.into()) as u64).into());

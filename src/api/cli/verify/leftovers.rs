@@ -162,15 +162,25 @@ pub(super) fn after(
         None if !run.as_root => not_run("needs root"),
         None => not_run("other calls are under way: their descriptors can not be told from ours"),
         Some(before) => {
-            let same = || counts(before.engine).is_some_and(|(d, m)| d <= before.descriptors && m <= before.mounts);
-            let back = within(same);
-            if back {
-                Ok("as before".into())
-            } else if !idle(client)? {
-                not_run("other calls are under way: their descriptors can not be told from ours")
-            } else {
-                let (d, m) = counts(before.engine).unwrap_or_default();
-                Ok(format!("{} -> {d} descriptors, {} -> {m} mounts", before.descriptors, before.mounts))
+            let more = || counts(before.engine).is_none_or(|(d, m)| d > before.descriptors || m > before.mounts);
+            within(|| !more());
+            // Somebody else's call that begins or ends meanwhile is no leftover: it takes three looks in quiet.
+            let (mut quiet, mut left) = (true, true);
+            for _ in 0..3 {
+                quiet = quiet && idle(client)?;
+                left = left && more();
+                quiet = quiet && idle(client)?;
+                if left {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+            match (left, quiet) {
+                (false, _) => Ok("as before".into()),
+                (true, false) => not_run("other calls are under way: their descriptors can not be told from ours"),
+                (true, true) => {
+                    let (d, m) = counts(before.engine).unwrap_or_default();
+                    Ok(format!("{} -> {d} descriptors, {} -> {m} mounts", before.descriptors, before.mounts))
+                }
             }
         }
     };

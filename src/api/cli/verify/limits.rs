@@ -26,12 +26,16 @@ pub(super) struct Limit {
 
 /// Runs in a sandbox with the level's own limits; each word tells that a piece of work was done.
 const CONTROL: &str = r#"
-dd if=/dev/zero of=/tmp/x bs=64k count=64 2>/dev/null && echo file; rm -f /tmp/x
-n=0; for i in {1..20}; do sleep 0.8 & n=$((n + 1)); done; [ "$(jobs -r | wc -l)" = 20 ] && echo processes
+dd if=/dev/zero of=/tmp/x bs=64k count=16 2>/dev/null && echo file; rm -f /tmp/x
+for i in {1..12}; do sleep 0.8 & done; [ "$(jobs -r | wc -l)" = 12 ] && echo processes
 timeout 0.7 bash -c 'while :; do :; done'; [ $? = 124 ] && echo cpu time share
-[ "$(head -c 100000000 /dev/zero | tail -c 100000000 | wc -c)" = 100000000 ] && echo memory
 head -c 20000 /dev/zero | tr '\0' x; echo; echo output
 wait
+"#;
+
+/// More of it where memory is promised.
+const CONTROL_MEMORY: &str = r#"
+[ "$(head -c 50000000 /dev/zero | tail -c 50000000 | wc -c)" = 50000000 ] && echo memory
 "#;
 
 /// Forks until it is refused, with a bound for the case that it is not.
@@ -99,10 +103,10 @@ pub(super) const LIMITS: &[Limit] = &[
     Limit {
         fence: "file-size",
         control: "file",
-        check: "a file of 4 MiB where 1 MiB is the most",
-        command: "exec dd if=/dev/zero of=/tmp/x bs=64k count=64",
+        check: "a file of 1 MiB where 256 KiB are the most",
+        command: "exec dd if=/dev/zero of=/tmp/x bs=64k count=16",
         timeout: 30.0,
-        limits: &[("max_file_size_mb", 1.0)],
+        limits: &[("max_file_size_mb", 0.25)],
         degraded: "",
         expected: "disk_limit",
         seen: |reply| (reply["outcome"]["kind"] == "disk_limit", outcome(reply)),
@@ -111,9 +115,9 @@ pub(super) const LIMITS: &[Limit] = &[
         fence: "scratch-size",
         control: "file",
         check: "scratch of a call with 64 MiB of memory is full before 20 MiB",
-        command: "for n in {1..10}; do head -c 2M /dev/zero > /tmp/$n || exit 3; done 2>/dev/null",
+        command: "for n in {1..40}; do head -c 512K /dev/zero > /tmp/$n || exit 3; done 2>/dev/null",
         timeout: 30.0,
-        limits: &[("max_memory_mb", 64.0), ("max_file_size_mb", 16.0)],
+        limits: &[("max_memory_mb", 64.0)],
         degraded: "",
         expected: "exit 3, and a full disk told",
         seen: |reply| (reply["outcome"]["exit_code"] == 3 && hits(reply, "disk") > 0, outcome(reply)),
@@ -121,10 +125,10 @@ pub(super) const LIMITS: &[Limit] = &[
     Limit {
         fence: "memory-limit",
         control: "memory",
-        check: "100 MB in a call that has 64 MiB",
-        command: "sleep 20 & head -c 100000000 /dev/zero | tail -c 100000000 | wc -c; echo survived",
+        check: "50 MB in a call that has 32 MiB",
+        command: "sleep 20 & head -c 50000000 /dev/zero | tail -c 50000000 | wc -c; echo survived",
         timeout: 60.0,
-        limits: &[("max_memory_mb", 64.0)],
+        limits: &[("max_memory_mb", 32.0)],
         degraded: NO_MEMORY,
         expected: "out_of_memory, nobody of the group surviving",
         seen: |reply| {
@@ -135,16 +139,16 @@ pub(super) const LIMITS: &[Limit] = &[
     Limit {
         fence: "pids-limit",
         control: "processes",
-        check: "forks where 12 processes are the most",
+        check: "forks where 8 processes are the most",
         command: FORKS,
         timeout: 60.0,
-        limits: &[("max_processes", 12.0)],
+        limits: &[("max_processes", 8.0)],
         degraded: "",
-        expected: "EAGAIN after at most 11",
+        expected: "EAGAIN after at most 7",
         seen: |reply| {
             let said = reply["result"]["stdout"].as_str().unwrap_or_default().trim().to_owned();
             let count = said.strip_prefix("EAGAIN after ").and_then(|n| n.parse::<u32>().ok());
-            (count.is_some_and(|n| n < 12), said)
+            (count.is_some_and(|n| n < 8), said)
         },
     },
     Limit {
@@ -153,7 +157,7 @@ pub(super) const LIMITS: &[Limit] = &[
         check: "refused forks are counted",
         command: FORKS,
         timeout: 60.0,
-        limits: &[("max_processes", 12.0)],
+        limits: &[("max_processes", 8.0)],
         degraded: NO_PIDS,
         expected: "a count in limits_hit",
         seen: |reply| (hits(reply, "pids") > 0, outcome(reply)),
@@ -203,11 +207,10 @@ pub(super) fn outcome(reply: &Value) -> String {
 
 /// What the control said that it could do.
 pub(super) fn control(run: &Run, client: &Client, target: &Target) -> Result<Answer, CliError> {
-    let limits = [
-        ("max_memory_mb", f64::from(u32::MAX).min(target.limits["max_memory_mb"]["default"].as_f64().unwrap_or(256.0))),
-        ("max_output_bytes", 65_536.0),
-    ];
-    let call = Call { command: CONTROL, stdin: None, timeout: 60.0, limits: &limits, id: None };
+    let limits = [("max_output_bytes", 65_536.0)];
+    let memory = run.wants("memory-limit") && target.lacks(NO_MEMORY).is_none();
+    let command = if memory { [CONTROL_MEMORY, CONTROL].concat() } else { CONTROL.to_owned() };
+    let call = Call { command: &command, stdin: None, timeout: 60.0, limits: &limits, id: None };
     run.call(client, target, &call)
 }
 

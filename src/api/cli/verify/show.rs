@@ -71,8 +71,8 @@ fn write_report(out: &mut String, report: &Report) -> std::fmt::Result {
     let n = |status| report.count(status);
     writeln!(
         out,
-        "\n{} passed, {} failed, {} not promised, {} not run, {} not tested; {checks} checks, {untested} of them without \
-         an answer; {:.1} s",
+        "\n{} passed, {} failed, {} not promised, {} not run, {} not tested; {checks} checks, {untested} of them \
+         with no means to tell here; {:.1} s",
         n(Status::Pass),
         n(Status::Fail),
         n(Status::NotPromised),
