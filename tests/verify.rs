@@ -238,6 +238,34 @@ fn who_can_not_be_asked_is_told_from_what_fails() {
     assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    use nix::sys::signal::{Signal, kill};
+    if !machine::expect_all(&["root", "python3"]) {
+        return;
+    }
+    let daemon = Daemon::start("", &[]);
+    let tmp = open_dir();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sandkeep"))
+        .arg("--socket")
+        .arg(daemon.socket())
+        .arg("verify")
+        .env("TMPDIR", tmp.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 0);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while daemon.request("GET", "/api/v1/executions", None).body["total"] != 0 {
+        assert!(Instant::now() < deadline, "its calls go on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[cfg(feature = "fault-injection")]
 mod left_out {
     use std::collections::VecDeque;
@@ -294,9 +322,10 @@ mod left_out {
         alone(&["descriptors"]),
         alone(&["core-limit"]),
         // Layers that stand behind each other, both down.
-        alone(&["dumpable", "landlock"]),
+        Drop { also: &["first-process"], ..alone(&["dumpable", "landlock"]) },
         alone(&["noexec", "landlock"]),
         Drop { level: "standard", ..alone(&["net-namespace", "landlock"]) },
+        Drop { also: &["new-namespaces"], ..alone(&["seccomp", "workload-filter", "namespace-sysctls"]) },
     ];
 
     fn one(drop: &Drop) -> Result<(), String> {

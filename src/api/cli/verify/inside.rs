@@ -187,11 +187,12 @@ impl Run {
             match outside.of(check, expected) {
                 Controlled::Works => {}
                 Controlled::None(why) => finding.uncontrolled = Some(why),
-                // What could not be tried is no sign of an open fence; anything else that is wrong is one.
-                Controlled::Failed(why) if ok || got.starts_with("raised:") => {
+                // What says the same inside and outside, or could not be tried, tells nothing; what is wrong in another
+                // way does.
+                Controlled::Failed { said, why } if ok || said.as_ref() == Some(got) || got.starts_with("raised:") => {
                     finding.verdict = Verdict::Untested(why);
                 }
-                Controlled::Failed(why) => finding.uncontrolled = Some(why),
+                Controlled::Failed { why, .. } => finding.uncontrolled = Some(why),
             }
             found.push(finding);
         }
@@ -236,4 +237,59 @@ pub(super) fn limits_of(level: Level, granted: &Value, degraded: &[String]) -> M
         limits.insert("nproc".into(), (default("max_processes", t.pids.default.into()) as u64).into());
     }
     limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fences::FENCES;
+    use super::*;
+
+    fn run(nonce: &str) -> Run {
+        let host = Host { landlock_abi: 7, memfd_noexec: true, boottime: 1e6, hidden_dir: true };
+        Run {
+            socket: "/nonexistent".into(),
+            capabilities: Value::Null,
+            host,
+            world: World::make(nonce).unwrap(),
+            nonce: nonce.into(),
+            as_root: false,
+            fences: BTreeSet::new(),
+            started: Instant::now(),
+            sandboxes: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn verdict(findings: &[Finding], probe: &str) -> Verdict {
+        findings.iter().find(|f| f.check == probe).unwrap().verdict.clone()
+    }
+
+    #[test]
+    fn nothing_passes_without_an_answer_or_with_a_control_that_failed() {
+        let run = run(&format!("unit-{}", std::process::id()));
+        let target = Target { level: Level::Strict, degraded: Vec::new(), limits: Value::Null };
+        let works = || Outside { privileged: Ok(Answers::new()), nobody: Ok(Answers::new()), as_root: true };
+        let not = run.judge(&target, &Probed::Not("no python3 inside".into()), &works());
+        let asked = FENCES.iter().filter(|f| not.iter().any(|n| n.fence == f.id)).count();
+        assert!(asked > 30 && not.iter().all(|f| matches!(f.verdict, Verdict::Untested(_))));
+
+        let said = |pairs: &[(&str, &str)]| -> Answers {
+            pairs.iter().map(|(probe, got)| ((*probe).to_owned(), (*got).to_owned())).collect()
+        };
+        let inside =
+            Probed::Said(said(&[("add_key", "EPERM"), ("fsopen", "ok"), ("exec_script", "ok"), ("bpf", "ENOSYS")]));
+        let privileged = [("add_key", "ok"), ("fsopen", "ok"), ("exec_script", "EACCES"), ("bpf", "ENOSYS")];
+        let outside = Outside { privileged: Ok(said(&privileged)), ..works() };
+        let found = run.judge(&target, &inside, &outside);
+        assert_eq!(verdict(&found, "add_key"), Verdict::Pass);
+        assert_eq!(verdict(&found, "fsopen"), Verdict::Fail);
+        // Wrong whatever the control says.
+        assert_eq!(verdict(&found, "exec_script"), Verdict::Fail);
+        // A kernel without it says so everywhere.
+        assert!(matches!(verdict(&found, "bpf"), Verdict::Untested(_)));
+        // No word at all.
+        assert!(matches!(verdict(&found, "keyctl"), Verdict::Untested(_)));
+        // A refusal that no control stands against.
+        let broken = Outside { privileged: Err("no python3".into()), ..works() };
+        assert!(matches!(verdict(&run.judge(&target, &inside, &broken), "add_key"), Verdict::Untested(_)));
+    }
 }

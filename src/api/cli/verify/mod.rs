@@ -79,15 +79,17 @@ fn look(socket: PathBuf, args: &VerifyArgs) -> Result<Report, CliError> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|e| CliError::Runtime(std::io::Error::other(e.to_string())))?;
     let nonce: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    let world = World::make(&nonce).map_err(CliError::Runtime)?;
     let host = Host {
         landlock_abi: capabilities["host"]["landlock_abi"].as_u64().unwrap_or_default(),
         memfd_noexec: capabilities["host"]["memfd_noexec"] == true,
         boottime: world::boottime(),
+        hidden_dir: world.is_hidden(),
     };
     let run = Run {
         socket,
         host,
-        world: World::make(&nonce).map_err(CliError::Runtime)?,
+        world,
         nonce,
         as_root: nix::unistd::geteuid().is_root(),
         fences: args.fence.iter().cloned().collect(),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Map, Value, json};
 
 use super::fences::{CHECKS, Check, Control, is, mount_wants};
@@ -54,7 +55,11 @@ pub(super) enum Controlled {
     Works,
     /// There is none; the reason.
     None(String),
-    Failed(String),
+    /// What it said outside instead, and that it did.
+    Failed {
+        said: Option<String>,
+        why: String,
+    },
 }
 
 impl World {
@@ -62,6 +67,7 @@ impl World {
         let as_root = nix::unistd::geteuid().is_root();
         wait_past_the_start_of_clocks();
         let dir = std::env::temp_dir().join(format!("sandkeep-verify-{nonce}"));
+        clean_up_on_signal(dir.clone())?;
         // Fails where something of the name is there: nobody else's directory is used.
         DirBuilder::new().mode(0o711).create(&dir)?;
         let made = Self::fill(&dir, nonce, as_root);
@@ -96,6 +102,11 @@ impl World {
             nonce: nonce.into(),
             as_root,
         })
+    }
+
+    /// Whether the directory lies in one of those that every level has of its own.
+    pub fn is_hidden(&self) -> bool {
+        ["/tmp", "/var/tmp", "/dev/shm", "/run"].iter().any(|own| self.dir.starts_with(own))
     }
 
     /// A file that one sandbox makes and neither the host nor another sandbox may see.
@@ -197,6 +208,28 @@ impl World {
     }
 }
 
+/// Interrupted, verify still leaves nothing: its calls end with its connections, its process with its pipe.
+fn clean_up_on_signal(dir: PathBuf) -> io::Result<()> {
+    let mut ends = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| ends.add(signal));
+    // Before any other thread is made: each inherits it. Programs that are started do not.
+    ends.thread_block()?;
+    std::thread::Builder::new().spawn(move || {
+        if let Ok(signal) = ends.wait() {
+            // The probes outside may still be making files there: they end within a second.
+            for _ in 0..40 {
+                if fs::remove_dir_all(&dir).is_ok() || !dir.exists() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            // As a shell tells of it.
+            std::process::exit(128 + signal as i32);
+        }
+    })?;
+    Ok(())
+}
+
 /// Feeds `program` and takes what is said until the end or until it took too long.
 fn exchange(child: &mut Child, program: &str) -> io::Result<String> {
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -243,8 +276,11 @@ impl Outside {
             Ok(_) if !self.as_root && !matches!(check.control, Control::Nobody(_)) => {
                 Controlled::None("its control needs root".into())
             }
-            Ok(got) => Controlled::Failed(format!("the control failed: outside it says {got}")),
-            Err(why) => Controlled::Failed(format!("the control failed: {why}")),
+            Ok(got) => {
+                let why = format!("the control failed: outside it says {got}");
+                Controlled::Failed { said: Some(got), why }
+            }
+            Err(why) => Controlled::Failed { said: None, why: format!("the control failed: {why}") },
         };
         match check.control {
             Control::No(why) => Controlled::None(why.into()),
