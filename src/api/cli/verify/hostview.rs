@@ -79,6 +79,8 @@ struct View {
     engine_pid: i32,
     engine_namespaces: BTreeMap<&'static str, u64>,
     engine_descriptors: Vec<String>,
+    /// Descriptors of pid 1 that name one object: no directory, since the root of every prepared mount is called `/`.
+    first_holds: Vec<String>,
     /// Owner of pid 1's /proc files.
     first_owner: u32,
     uid_map: String,
@@ -198,6 +200,7 @@ fn view(pid: i32, cgroup_path: Option<&str>) -> io::Result<Option<View>> {
         engine_pid,
         engine_namespaces: namespaces(engine_pid),
         engine_descriptors: descriptors(engine_pid)?.into_values().collect(),
+        first_holds: one_object(first_pid)?,
         first_owner: fs::metadata(format!("/proc/{first_pid}/environ"))?.uid(),
         uid_map: fs::read_to_string(format!("/proc/{first_pid}/uid_map"))?,
         cgroup_path: cgroup_path.map(str::to_owned),
@@ -232,6 +235,17 @@ pub(super) fn descriptors(pid: i32) -> io::Result<BTreeMap<i32, String>> {
         }
     }
     Ok(found)
+}
+
+/// Sockets, pipes, regular files and what polls them. A signalfd tells its reader of its reader's own signals only.
+fn one_object(pid: i32) -> io::Result<Vec<String>> {
+    let is_one = |number: &i32, what: &str| {
+        let file = || fs::metadata(format!("/proc/{pid}/fd/{number}")).is_ok_and(|m| m.is_file());
+        let kernels = ["socket:", "pipe:", "anon_inode:"].iter().any(|kind| what.starts_with(kind));
+        what != "anon_inode:[signalfd]" && (kernels || file())
+    };
+    let held = descriptors(pid)?.into_iter().filter(|(number, what)| is_one(number, what));
+    Ok(held.map(|(_, what)| what).collect())
 }
 
 fn process(pid: i32) -> io::Result<Process> {
@@ -351,13 +365,11 @@ fn of_process(target: &Target, view: &View, found: &mut Vec<Finding>) {
     add("dumpable", "owner of pid 1's files".into(), "0", view.first_owner.to_string());
     let command: Vec<String> = view.command.descriptors.keys().map(ToString::to_string).collect();
     add("descriptors", "descriptors of the command".into(), "0 1 2", command.join(" "));
-    let harmless = |what: &str| what == "/dev/null" || what == "anon_inode:[signalfd]";
     let shared: Vec<&str> = view
-        .first
-        .descriptors
-        .values()
+        .first_holds
+        .iter()
         .map(String::as_str)
-        .filter(|what| !harmless(what) && view.engine_descriptors.iter().any(|held| held == what))
+        .filter(|what| view.engine_descriptors.iter().any(|held| held == what))
         .collect();
     add("descriptors", "what pid 1 holds of the engine's".into(), "", shared.join(" "));
 }
