@@ -27,10 +27,9 @@ pub(super) struct Limit {
 /// Runs in a sandbox with the level's own limits; each word tells that a piece of work was done.
 const CONTROL: &str = r#"
 dd if=/dev/zero of=/tmp/x bs=64k count=16 2>/dev/null && echo file; rm -f /tmp/x
-for i in {1..12}; do sleep 0.8 & done; [ "$(jobs -r | wc -l)" = 12 ] && echo processes
+for i in {1..12}; do sleep 30 & done; [ "$(jobs -r | wc -l)" = 12 ] && echo processes
 timeout 0.7 bash -c 'while :; do :; done'; [ $? = 124 ] && echo cpu time share
 head -c 20000 /dev/zero | tr '\0' x; echo; echo output
-wait
 "#;
 
 /// More of it where memory is promised.
