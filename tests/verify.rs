@@ -103,7 +103,7 @@ fn everything_that_is_promised_passes_and_nothing_is_left() {
     let xml = tmp.path().join("report.xml");
     let begin = Instant::now();
     let output = verify(&daemon.socket(), tmp.path(), &["--json", "--junit", xml.to_str().unwrap()]);
-    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    let took = begin.elapsed();
     let report = json(&output);
     for status in ["fail", "untested", "not_run"] {
         let found = cells(&report, status);
@@ -134,6 +134,10 @@ fn everything_that_is_promised_passes_and_nothing_is_left() {
     let left: Vec<_> = fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["report.xml"]);
     assert_eq!(daemon.request("GET", "/api/v1/executions", None).body["total"], 0);
+    println!("{took:?}");
+    // Where controllers are promised the machine may be an emulated one.
+    let most = if machine::promised("controllers") { 240 } else { 60 };
+    assert!(took < Duration::from_secs(most), "{took:?}");
 }
 
 /// Read by a parser that is not ours.

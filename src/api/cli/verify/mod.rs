@@ -276,7 +276,7 @@ fn jobs(run: &Run, targets: &[Target]) -> VecDeque<Job> {
     if limits::LIMITS.iter().any(wanted) {
         jobs.extend(all.clone().map(Job::Control));
     }
-    for (n, _) in limits::LIMITS.iter().enumerate().filter(|(_, l)| wanted(l)) {
+    for (n, _) in limits::LIMITS.iter().enumerate().filter(|(n, l)| wanted(l) && l.leads(*n)) {
         jobs.extend(all.clone().map(|target| Job::Limit(target, n)));
     }
     if run.wants("end-of-call") {
@@ -327,8 +327,8 @@ fn one(run: &Run, client: &Client, targets: &[Target], job: Job) -> Result<Add, 
             Box::new(move |b| b.probed.push((n, probed)))
         }
         Job::Limit(n, limit) => {
-            let finding = limits::LIMITS[limit].run(run, client, &targets[n])?;
-            Box::new(|b| b.found.push(finding))
+            let found = limits::LIMITS[limit].run(run, client, &targets[n])?;
+            Box::new(|b| b.found.extend(found))
         }
         Job::Control(n) => {
             let answer = limits::control(run, client, &targets[n])?;

@@ -1,4 +1,4 @@
-"""What `sandkeep verify` tries, as small functions: each runs in a process of its own and says one word.
+"""What `sandkeep verify` tries, as small functions that each say one word.
 
 `ok` and the like mean that it worked, an errno's name that it did not. The same functions run outside of any sandbox as
 the control. Nothing here may change the machine, with or without a fence: files are opened and not written, calls that
