@@ -5,6 +5,7 @@ mod doctor;
 mod exec;
 mod explain;
 mod show;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,8 @@ enum Command {
         /// minimal, standard, strict or maximum
         level: Level,
     },
+    /// Try every fence of every level on the live daemon; exit code 1 where one does not hold
+    Verify(verify::VerifyArgs),
     /// Work on the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -183,6 +186,7 @@ fn run(cli: Cli) -> Result<u8, CliError> {
             let value = serde_json::json!({ "level": level.name(), "text": text });
             print(json, &value, |_| text.clone())
         }
+        Command::Verify(args) => verify::verify(socket(cli.socket), &args, json),
         Command::Config(ConfigCommand::Check { file }) => check(file.as_deref(), json),
         Command::Key(KeyCommand::New { principal }) => new_key(&principal, json),
     }
