@@ -3,6 +3,7 @@
 mod client;
 mod exec;
 mod explain;
+mod pages;
 mod show;
 
 use std::io::Write;
@@ -62,6 +63,11 @@ enum Command {
     /// Work on the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print a shell's completion script
+    Completions { shell: pages::CompletionShell },
+    /// Write all manual pages below a directory, as `man1/…`
+    #[command(hide = true)]
+    Man { dir: PathBuf },
 }
 
 #[derive(Subcommand)]
@@ -163,6 +169,14 @@ fn run(cli: Cli) -> Result<u8, CliError> {
             print(json, &value, |_| text.clone())
         }
         Command::Config(ConfigCommand::Check { file }) => check(file.as_deref(), json),
+        Command::Completions { shell } => {
+            out(&String::from_utf8_lossy(&pages::completions(shell)))?;
+            Ok(0)
+        }
+        Command::Man { dir } => {
+            pages::write(&dir).map_err(CliError::Output)?;
+            Ok(0)
+        }
     }
 }
 
