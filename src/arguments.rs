@@ -59,8 +59,9 @@ pub struct Daemon {
     /// Run with substitutes where the host lacks something, and say so in every reply.
     #[arg(long)]
     pub allow_degraded: bool,
-    /// Be the front: serve on inherited sockets without any right.
-    #[arg(long, hide = true)]
+    /// Be the front alone, for service managers: serve on the sockets that were passed (sd_listen_fds(3)) without any
+    /// right; the engine is started apart.
+    #[arg(long)]
     pub front: bool,
     #[arg(long, hide = true)]
     pub supervisor: Option<i32>,

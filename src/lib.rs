@@ -15,6 +15,7 @@ pub mod launch;
 pub mod policy;
 pub mod runtimes;
 pub mod spec;
+pub mod state;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;

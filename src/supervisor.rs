@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -19,9 +19,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::unistd::{Gid, Group, Pid, Uid, User, getppid, setgroups, setresgid, setresuid};
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::policy::FRONT_ID_DEFAULT;
 
 /// The first restart waits this long, the next twice as long, up to the second.
@@ -161,6 +162,8 @@ impl Process {
 /// What is passed on to both programs.
 pub struct Supervisor {
     pub config: Config,
+    /// For SIGHUP.
+    pub source: Source,
     /// `--config`, `--state-dir`, `--allow-degraded` as given.
     pub common: Vec<OsString>,
     /// Only for the engine.
@@ -174,7 +177,7 @@ impl Supervisor {
     pub fn run(self) -> Result<(), SupervisorError> {
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
         let mut mask = SigSet::empty();
-        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().for_each(|s| mask.add(s));
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().for_each(|s| mask.add(s));
         mask.thread_block().named("signals")?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).named("signals")?;
         let (uid, gid) = front_ids(&self.config);
@@ -218,7 +221,9 @@ impl Supervisor {
                 Err(e) => return Err(e).named("poll"),
             }
             while let Some(info) = signals.read_signal().named("signals")? {
-                if info.ssi_signo != Signal::SIGCHLD as u32 {
+                if info.ssi_signo == Signal::SIGHUP as u32 {
+                    self.reload(engine, front);
+                } else if info.ssi_signo != Signal::SIGCHLD as u32 {
                     return Ok(());
                 }
             }
@@ -233,6 +238,14 @@ impl Supervisor {
                     }
                 }
             }
+        }
+    }
+
+    /// Hands SIGHUP on where the file can be applied. Both must read the same: one that is bad is refused here, for both.
+    fn reload(&self, engine: &Process, front: &Process) {
+        match self.source.read() {
+            Ok(_) => [engine, front].into_iter().for_each(|process| process.signal(Signal::SIGHUP)),
+            Err(error) => tracing::error!(%error, "configuration not reloaded, the old one stays in force"),
         }
     }
 
@@ -272,6 +285,8 @@ impl Supervisor {
     fn spawn_front(&self, sockets: &Sockets) -> Result<Child, SupervisorError> {
         let program = std::env::current_exe().named("own program")?;
         let mut command = Command::new(&program);
+        // It is not the process that a service manager knows.
+        command.env_remove("NOTIFY_SOCKET");
         command.arg0("sandkeepd-front").arg("--front").arg("--supervisor").arg(std::process::id().to_string());
         command.args(&self.common).args(&self.front).stdin(Stdio::null()).stdout(Stdio::null());
         command.arg("--listen-fd").arg(sockets.unix.as_raw_fd().to_string());
@@ -349,6 +364,46 @@ impl Sockets {
         // Already gone is as good.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// The sockets that the front serves.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub unix: Option<UnixListener>,
+    pub tcp: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Tells passed sockets by what they are. One that is neither a listening Unix stream socket nor TCP is an error:
+    /// whoever passed it meant it to be served.
+    pub fn sort(sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut sorted = Self::default();
+        for socket in sockets {
+            let number = socket.as_raw_fd();
+            let bad = |what: &str| io::Error::other(format!("passed descriptor {number} {what}"));
+            if !getsockopt(&socket, sockopt::AcceptConn).map_err(|_| bad("is no socket"))?
+                || getsockopt(&socket, sockopt::SockType)? != SockType::Stream
+            {
+                return Err(bad("is no listening stream socket"));
+            }
+            match getsockname::<SockaddrStorage>(number)?.family() {
+                Some(AddressFamily::Unix) if sorted.unix.is_none() => sorted.unix = Some(socket.into()),
+                Some(AddressFamily::Unix) => return Err(bad("is a second Unix socket")),
+                Some(AddressFamily::Inet | AddressFamily::Inet6) => sorted.tcp.push(socket.into()),
+                _ => return Err(bad("is of another family than Unix or TCP")),
+            }
+        }
+        Ok(sorted)
+    }
+
+    pub fn has(&self, address: &SocketAddr) -> bool {
+        self.tcp.iter().any(|tcp| tcp.local_addr().is_ok_and(|own| own == *address))
+    }
+}
+
+/// Sockets that a service manager passed (sd_listen_fds(3)).
+pub fn activated() -> io::Result<Vec<OwnedFd>> {
+    sd_notify::listen_fds()?.map(crate::sys::fd::inherited).collect()
 }
 
 /// Descriptors that the supervisor passed on by number.

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Uri, header};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
+use crate::config::keys::{self, ApiKey, KeyHash};
 use crate::config::{Config, PrincipalRule, Role, TcpAnonymous};
 use crate::tools::principal::Principal;
 
@@ -37,35 +38,78 @@ type Known = HashMap<(u32, u32), (Instant, Arc<[u32]>)>;
 
 /// Maps peers to principals.
 pub struct Identity {
-    rules: Vec<PrincipalRule>,
+    rules: RwLock<Rules>,
     group: String,
-    tcp_anonymous: TcpAnonymous,
+    /// Hash to the name of a principal.
+    keys: HashMap<KeyHash, String>,
     groups: Mutex<Known>,
 }
 
+/// What a reload may change.
+#[derive(Clone)]
+struct Rules {
+    principals: Arc<[PrincipalRule]>,
+    tcp_anonymous: TcpAnonymous,
+}
+
+impl Rules {
+    fn of(config: &Config) -> Self {
+        Self { principals: config.principals.as_slice().into(), tcp_anonymous: config.listen.tcp_anonymous }
+    }
+}
+
 impl Identity {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, keys: Vec<ApiKey>) -> Self {
         Self {
-            rules: config.principals.clone(),
+            rules: RwLock::new(Rules::of(config)),
             group: config.listen.group.clone(),
-            tcp_anonymous: config.listen.tcp_anonymous,
+            keys: keys.into_iter().map(|key| (key.hash, key.principal)).collect(),
             groups: Mutex::default(),
         }
+    }
+
+    /// From the next request on, whoever is connected already.
+    pub fn reload(&self, config: &Config) {
+        *self.rules.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Rules::of(config);
+    }
+
+    fn rules(&self) -> Rules {
+        self.rules.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     pub async fn principal(&self, peer: Peer, uri: &Uri, headers: &HeaderMap) -> Result<Principal, Denied> {
         match peer {
             Peer::Unix { uid, gid } => self.local(uid, gid).await,
+            // A key that is shown must be right, also where none would be needed.
+            Peer::Tcp(_) if headers.contains_key(header::AUTHORIZATION) => self.by_key(headers),
             Peer::Tcp(address) => self.anonymous(address, uri, headers),
         }
     }
 
+    /// The comparison is of hashes, in a table: what its time tells is nothing about a key.
+    fn by_key(&self, headers: &HeaderMap) -> Result<Principal, Denied> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Err(Denied::Unauthenticated("there must be one Authorization header"));
+        };
+        let token =
+            value.to_str().ok().and_then(|v| v.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
+        let Some((_, token)) = token else {
+            return Err(Denied::Unauthenticated("Authorization must be: Bearer KEY"));
+        };
+        let rules = self.rules();
+        let name = self.keys.get(&keys::hash(token.trim()));
+        let rule = name.and_then(|name| rules.principals.iter().find(|rule| rule.name == *name));
+        rule.map(by_rule).ok_or(Denied::Unauthenticated("this key is not known"))
+    }
+
     async fn local(&self, uid: u32, gid: u32) -> Result<Principal, Denied> {
-        if let Some(rule) = self.rules.iter().find(|rule| rule.uids.contains(&uid)) {
+        let rules = self.rules();
+        if let Some(rule) = rules.principals.iter().find(|rule| rule.uids.contains(&uid)) {
             return Ok(by_rule(rule));
         }
         let groups = self.groups_of(uid, gid).await;
-        if let Some(rule) = self.rules.iter().find(|rule| rule.gids.iter().any(|gid| groups.contains(gid))) {
+        if let Some(rule) = rules.principals.iter().find(|rule| rule.gids.iter().any(|gid| groups.contains(gid))) {
             return Ok(by_rule(rule));
         }
         // A configured name holds no colon, so these can not be taken.
@@ -115,10 +159,10 @@ impl Identity {
     /// Without a key only this machine may call, and no web page that a browser on it shows: such a page can not leave
     /// Origin out, nor send JSON without asking first, and a name that was rebound to 127.0.0.1 shows in Host.
     fn anonymous(&self, address: SocketAddr, uri: &Uri, headers: &HeaderMap) -> Result<Principal, Denied> {
-        match self.tcp_anonymous {
+        match self.rules().tcp_anonymous {
             TcpAnonymous::Off => {
                 return Err(Denied::Unauthenticated(
-                    "calls over TCP need a credential; use the Unix socket, or set listen.tcp_anonymous = \"loopback\"",
+                    "calls over TCP need an API key (Authorization: Bearer KEY); or use the Unix socket",
                 ));
             }
             TcpAnonymous::Loopback => {}
@@ -194,7 +238,7 @@ mod tests {
     async fn peers_map_to_principals_rules_first() {
         let text = "[[principals]]\nname = 'ci'\nuids = [4000000001]\nlevel_floor = 'strict'\n[[principals]]\nname = 'team'\ngids = [4000000002]\nrole = 'admin'\n";
         let config = Config::parse(text, std::path::Path::new("t"), &Default::default()).unwrap();
-        let identity = Identity::new(&config);
+        let identity = Identity::new(&config, Vec::new());
         assert_eq!(identity.local(0, 0).await.unwrap(), Principal::new("uid:0", Role::Admin));
         let ci = identity.local(4_000_000_001, 1).await.unwrap();
         assert_eq!((ci.name.as_str(), ci.level_floor), ("ci", Some(crate::spec::Level::Strict)));
@@ -205,8 +249,9 @@ mod tests {
     #[test]
     fn keyless_tcp_is_for_this_machine_and_no_web_page() {
         let text = "[listen]\ntcp_anonymous = 'loopback'\n";
-        let on = Identity::new(&Config::parse(text, std::path::Path::new("t"), &Default::default()).unwrap());
-        let off = Identity::new(&Config::default());
+        let on = Config::parse(text, std::path::Path::new("t"), &Default::default()).unwrap();
+        let on = Identity::new(&on, Vec::new());
+        let off = Identity::new(&Config::default(), Vec::new());
         let ask = |identity: &Identity, from: &str, headers: &[(&'static str, &'static str)]| {
             let mut map = HeaderMap::new();
             for (name, value) in headers {
@@ -227,5 +272,31 @@ mod tests {
         assert_eq!(ask(&on, "127.0.0.1:5", &[("host", "evil.example")]).0, 403);
         assert_eq!(ask(&on, "127.0.0.1:5", &[("host", "localhost"), ("host", "evil.example")]).0, 403);
         assert_eq!(ask(&on, "127.0.0.1:5", &[("host", "localhost"), ("origin", "null")]).0, 403);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_its_principals_until_a_reload_takes_the_principal_away() {
+        let parse = |text| Config::parse(text, std::path::Path::new("t"), &Default::default()).unwrap();
+        let with = parse("[listen]\ntcp_anonymous = 'loopback'\n[[principals]]\nname = 'ci'\nlevel_floor = 'strict'\n");
+        let keys = vec![ApiKey { hash: keys::hash("sandkeep_k"), principal: "ci".into() }];
+        let identity = Identity::new(&with, keys);
+        let ask = async |values: &[&str]| {
+            let mut map = HeaderMap::new();
+            for value in values {
+                map.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            map.insert(header::HOST, "localhost".parse().unwrap());
+            let peer = Peer::Tcp("127.0.0.1:5".parse().unwrap());
+            identity.principal(peer, &"/x".parse().unwrap(), &map).await.map(|p| p.name).map_err(|e| e.to_string())
+        };
+        assert_eq!(ask(&["Bearer sandkeep_k"]).await.unwrap(), "ci");
+        assert_eq!(ask(&["bearer  sandkeep_k"]).await.unwrap(), "ci");
+        assert_eq!(ask(&[]).await.unwrap(), "local");
+        for wrong in [&["Bearer sandkeep_x"][..], &["Basic c2FuZGtlZXBfaw=="], &["Bearer"], &["Bearer sandkeep_k"; 2]] {
+            assert!(ask(wrong).await.is_err(), "{wrong:?}");
+        }
+        identity.reload(&parse(""));
+        assert_eq!(ask(&["Bearer sandkeep_k"]).await.unwrap_err(), "this key is not known");
+        assert!(ask(&[]).await.unwrap_err().contains("API key"));
     }
 }

@@ -21,6 +21,8 @@ use crate::sys::process;
 
 /// cpu.max is given in this period, the kernel's default (Documentation/admin-guide/cgroup-v2.rst).
 const CPU_PERIOD_US: u64 = 100_000;
+/// What the engine keeps of its memory however short the host is; several times what it holds.
+const OWN_MEMORY_MIN_BYTES: u64 = 64 << 20;
 /// How long a killed leaf may take to empty before it is left for the next start.
 const EMPTY_WAIT: Duration = Duration::from_secs(2);
 
@@ -97,6 +99,15 @@ impl Tree {
             *on = *on && enable(&path, name);
         }
         let [(_, memory), (_, pids), (_, cpu)] = on;
+        // Counts as far as the cgroups above grant it (MemoryMin= of the units); without it the engine is reclaimed like
+        // any of its sandboxes.
+        let own = base.join("engine/memory.min");
+        if memory
+            && own.exists()
+            && let Err(e) = fs::write(&own, OWN_MEMORY_MIN_BYTES.to_string())
+        {
+            notes.push(format!("{}: {e}", own.display()));
+        }
         let fd = File::open(&path).step("cgroup", path.display().to_string())?.into();
         let tree = Self { path, fd, controllers: Controllers { memory, pids, cpu }, notes };
         tree.sweep()?;

@@ -1,19 +1,39 @@
 //! The privileged monitor. Started by `sandkeepd` or by systemd; takes no requests but the seam's verbs.
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use sandkeep::arguments::Engine;
-use sandkeep::config::{Config, Overrides};
+use sandkeep::config::{ConfigError, EXIT_CONFIG, Overrides, Source};
 use sandkeep::engine::{Options, run};
+
+/// All that the engine is told through its environment.
+const ENVIRONMENT: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "RUST_LOG"];
+
+/// Pid 1 of every sandbox begins as a copy of this process. What else a service manager or a shell put into its
+/// environment is left behind by an exec: nothing can be taken out of the pages in which the kernel passed it.
+fn leave_environment() -> Result<(), Box<dyn std::error::Error>> {
+    let known = |name: &std::ffi::OsStr| ENVIRONMENT.iter().any(|known| name == *known);
+    if std::env::vars_os().all(|(name, _)| known(&name)) {
+        return Ok(());
+    }
+    let kept = std::env::vars_os().filter(|(name, _)| known(name));
+    let program = std::env::current_exe()?;
+    Err(Command::new(program).args(std::env::args_os().skip(1)).env_clear().envs(kept).exec().into())
+}
 
 fn main() -> ExitCode {
     sandkeep::telemetry::init("info");
+    if let Err(error) = leave_environment() {
+        tracing::error!(%error, "engine");
+        return ExitCode::FAILURE;
+    }
     match start(Engine::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!(error = %e, "engine");
-            ExitCode::FAILURE
+            if e.is::<ConfigError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -31,6 +51,6 @@ fn start(arguments: Engine) -> Result<(), Box<dyn std::error::Error>> {
     }
     let overrides =
         Overrides { state_dir: arguments.state_dir, allow_degraded: arguments.allow_degraded, ..Overrides::default() };
-    let config = Config::load(arguments.config.as_deref(), &overrides)?;
-    Ok(run(Options { config, config_file: arguments.config })?)
+    let source = Source::new(arguments.config, overrides);
+    Ok(run(Options { config: source.read_as_roots()?, source })?)
 }

@@ -3,14 +3,14 @@
 
 use std::ffi::OsString;
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
 use clap::Parser;
 use sandkeep::api::http::{FrontOptions, run};
 use sandkeep::arguments::Daemon;
-use sandkeep::config::Config;
-use sandkeep::supervisor::{self, Supervisor};
+use sandkeep::config::{Config, ConfigError, EXIT_CONFIG, Source};
+use sandkeep::state::{self, StateError};
+use sandkeep::supervisor::{self, Listeners, Supervisor};
 
 fn main() -> ExitCode {
     sandkeep::telemetry::init("info");
@@ -18,15 +18,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!(error = %e, "sandkeepd");
-            ExitCode::FAILURE
+            let unusable = e.is::<ConfigError>() || e.is::<StateError>();
+            if unusable { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn start(arguments: Daemon) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(arguments.config.as_deref(), &arguments.overrides()?)?;
+    let source = Source::new(arguments.config.clone(), arguments.overrides()?);
+    let config = source.read()?;
     if arguments.front {
-        return front(config, &arguments);
+        return front(config, source, &arguments);
     }
     if !nix::unistd::geteuid().is_root() {
         return Err("sandkeepd must be started as root: it starts the engine and then gives up its rights".into());
@@ -42,28 +44,41 @@ fn start(arguments: Daemon) -> Result<(), Box<dyn std::error::Error>> {
         engine.extend(arguments.drop_fence.iter().flat_map(|f| ["--drop-fence".into(), f.into()]));
         engine.extend(arguments.fail_at.iter().flat_map(|s| ["--fail-at".into(), s.into()]));
     }
-    Ok(Supervisor { common: arguments.common(), config, engine, front }.run()?)
+    Ok(Supervisor { common: arguments.common(), config, source, engine, front }.run()?)
 }
 
-/// The first inherited descriptor is the Unix socket, the others are TCP.
-fn front(config: Config, arguments: &Daemon) -> Result<(), Box<dyn std::error::Error>> {
-    let mut fds = supervisor::inherited(&arguments.listen_fd)?.into_iter();
-    let unix = fds.next().map(UnixListener::from);
-    let tcp = fds.map(TcpListener::from).collect();
-    // The engine's socket is found from here, while the way can still be walked: a directory above may be root's alone.
+fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), Box<dyn std::error::Error>> {
+    let sockets = if arguments.listen_fd.is_empty() {
+        supervisor::activated()
+    } else {
+        supervisor::inherited(&arguments.listen_fd)
+    }?;
+    let mut listeners = Listeners::sort(sockets)?;
+    if listeners.unix.is_none() {
+        return Err("no Unix socket was passed: start sandkeepd.socket, or sandkeepd without --front".into());
+    }
+    for address in config.listen.tcp.iter().filter(|a| !listeners.has(a)).collect::<Vec<_>>() {
+        listeners.tcp.push(TcpListener::bind(address).map_err(|e| format!("listen.tcp {address}: {e}"))?);
+    }
+    // All that is reached by path is opened here, while the way can still be walked: a directory above may be root's.
+    source.hold()?;
+    let keys = config.api_keys()?;
+    let is_root = nix::unistd::geteuid().is_root();
+    let ids = is_root.then(|| supervisor::front_ids(&config));
+    state::open(&config.state_dir.join("front"), ids)?;
     std::env::set_current_dir(&config.run_dir).map_err(|e| format!("{}: {e}", config.run_dir.display()))?;
-    let config = Config { run_dir: ".".into(), ..config };
-    if nix::unistd::geteuid().is_root() {
+    let served = Config { run_dir: ".".into(), ..config };
+    if let Some((uid, gid)) = ids {
         // While it still can: the front is not what a host short of memory should kill first.
         if let Err(e) = std::fs::write("/proc/self/oom_score_adj", "-900") {
             tracing::warn!(error = %e, "oom_score_adj can not be lowered, ignoring");
         }
-        let (uid, gid) = supervisor::front_ids(&config);
         supervisor::drop_privilege(uid, gid)?;
     }
     // After the ids: changing them clears it.
     if let Some(parent) = arguments.supervisor {
         supervisor::die_with(parent)?;
     }
-    Ok(run(FrontOptions { config, unix, tcp, ready: None, engine_uid: 0 })?)
+    let Listeners { unix, tcp } = listeners;
+    Ok(run(FrontOptions { config: served, source: Some(source), keys, unix, tcp, ready: None, engine_uid: 0 })?)
 }

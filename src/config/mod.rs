@@ -1,11 +1,15 @@
 //! Settings: a TOML file and a few flags become one validated [`Config`], once, at start. Unknown keys fail.
 
+pub mod keys;
 mod raw;
+mod source;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::spec::Level;
+
+pub use source::Source;
 
 /// Everything that can be set, validated. Defaults are a working daemon.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +36,8 @@ pub struct Listen {
     pub group: String,
     pub tcp: Vec<SocketAddr>,
     pub tcp_anonymous: TcpAnonymous,
+    /// File of API keys, see [`keys`]; `None`: the credential of that name, where there is one.
+    pub api_keys: Option<PathBuf>,
 }
 
 /// Who may call over TCP without a key.
@@ -127,6 +133,8 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: {message}")]
     Syntax { path: PathBuf, message: String },
+    #[error("{path}: ceilings must be root's: the file must belong to root and be writable by nobody else")]
+    Owner { path: PathBuf },
     #[error("{key}: {message}")]
     Value { key: &'static str, message: String },
 }
@@ -146,24 +154,34 @@ pub const DEFAULT_RUN_DIR: &str = "/run/sandkeep";
 /// Read when `--config` is not given and the file exists.
 pub const DEFAULT_CONFIG: &str = "/etc/sandkeep/sandkeep.toml";
 
+/// Exit status of a daemon whose settings can not be used (EX_CONFIG of sysexits.h): starting it again will not help.
+pub const EXIT_CONFIG: u8 = 78;
+
 /// Addresses of `--tcp` without a value.
 pub const DEFAULT_TCP: [&str; 2] = ["127.0.0.1:8000", "[::1]:8000"];
 
 impl Config {
     /// Reads `path`, or the default file where it exists, or takes the built-in defaults; then applies `overrides`.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT_CONFIG);
-        let raw = match path {
-            Some(path) => raw::read(path)?,
-            None if default.exists() => raw::read(default)?,
-            None => raw::Raw::default(),
-        };
-        raw.validate(overrides)
+        Source::new(path.map(Path::to_owned), overrides.clone()).read()
+    }
+
+    /// The API keys: of the configured file, or of the credential, or none.
+    pub fn api_keys(&self) -> Result<Vec<keys::ApiKey>, ConfigError> {
+        match self.listen.api_keys.clone().or_else(keys::credential) {
+            Some(file) => keys::read(&file, &self.principals),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// `text` as if it were the file `name`; nothing is read.
     pub fn parse(text: &str, name: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         raw::parse(text, name)?.validate(overrides)
+    }
+
+    /// As plans and environments write them.
+    pub fn runtime_directories(&self) -> Vec<String> {
+        self.host.runtime_directories.iter().map(|d| d.display().to_string()).collect()
     }
 
     /// Where the front reaches the engine.
@@ -216,6 +234,8 @@ mod tests {
             ("[runtimes]\ndirectories = ['/opt/a:b']", "runtimes.directories"),
             ("state_dir = 'x'", "state_dir"),
             ("[[principals]]\nname = 'a b'\nuids = [1]", "principals.name"),
+            ("[[principals]]\nname = 'a'\n[[principals]]\nname = 'a'\nuids = [1]", "principals.name"),
+            ("[listen]\napi_keys = 'keys'", "listen.api_keys"),
         ] {
             let message = parse(text).unwrap_err();
             assert!(message.starts_with(key), "{text}: {message}");

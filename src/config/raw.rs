@@ -36,6 +36,7 @@ struct RawListen {
     group: Option<String>,
     tcp: Vec<SocketAddr>,
     tcp_anonymous: Option<TcpAnonymous>,
+    api_keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -151,13 +152,14 @@ fn user() -> Role {
     Role::User
 }
 
-pub(super) fn read(path: &Path) -> Result<Raw, ConfigError> {
-    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+/// Reads `path`, which errors call `shown`.
+pub(super) fn read(path: &Path, shown: &Path) -> Result<Raw, ConfigError> {
+    let failed = |source| ConfigError::Read { path: shown.to_owned(), source };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > FILE_BYTES_MAX {
         return Err(failed(std::io::Error::other(format!("{size} bytes is more than {FILE_BYTES_MAX}"))));
     }
-    parse(&std::fs::read_to_string(path).map_err(failed)?, path)
+    parse(&std::fs::read_to_string(path).map_err(failed)?, shown)
 }
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<Raw, ConfigError> {
@@ -221,6 +223,7 @@ impl Raw {
                 group: self.listen.group.unwrap_or_else(|| "sandkeep".into()),
                 tcp,
                 tcp_anonymous: self.listen.tcp_anonymous.unwrap_or(TcpAnonymous::Off),
+                api_keys: self.listen.api_keys.map(|p| absolute("listen.api_keys", p)).transpose()?,
             },
             run_dir,
             http: self.http.validate()?,
@@ -239,9 +242,19 @@ impl Raw {
                     .map(|d| absolute("runtimes.directories", d))
                     .collect::<Result<_, _>>()?,
             },
-            principals: self.principals.into_iter().map(RawPrincipal::validate).collect::<Result<_, _>>()?,
+            principals: principals(self.principals)?,
         })
     }
+}
+
+fn principals(raw: Vec<RawPrincipal>) -> Result<Vec<PrincipalRule>, ConfigError> {
+    let rules: Vec<PrincipalRule> = raw.into_iter().map(RawPrincipal::validate).collect::<Result<_, _>>()?;
+    for (at, rule) in rules.iter().enumerate() {
+        if rules[..at].iter().any(|r| r.name == rule.name) {
+            return Err(bad("principals.name", format!("{} is there twice; uids and gids are lists", rule.name)));
+        }
+    }
+    Ok(rules)
 }
 
 impl RawHttp {
@@ -303,9 +316,6 @@ impl RawPrincipal {
             && self.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
         if !named {
             return Err(bad("principals.name", format!("{:?} is not 1 to 64 of [A-Za-z0-9._-]", self.name)));
-        }
-        if self.uids.is_empty() && self.gids.is_empty() {
-            return Err(bad("principals.uids", format!("principal {} has neither uids nor gids", self.name)));
         }
         Ok(PrincipalRule {
             level_floor: level("principals.level_floor", self.level_floor)?,

@@ -8,6 +8,7 @@ mod leases;
 mod lifecycle;
 mod monitor;
 mod passed;
+mod reload;
 mod sandbox;
 mod start;
 mod states;

@@ -15,9 +15,11 @@ use super::journal::Journal;
 use super::leases::Leases;
 use super::sandbox::{ConnectionKey, Sandbox};
 use crate::backend::process::ProcessBackend;
+use crate::config::{Config, Source};
 use crate::policy::plan::Rules;
 use crate::spec::{HostFacts, KilledBy, Outcome, SandboxId};
 use crate::sys::packet;
+use crate::telemetry::manager;
 use crate::wire::{CapacityWire, EndWire, FromMonitor, PACKET_BYTES_MAX, Refusal, Reply, StatWire};
 
 /// Fronts at once: one, its successor, and room for a look from outside.
@@ -73,9 +75,14 @@ pub(super) struct Ended {
     pub outputs: Vec<OwnedFd>,
 }
 
-/// What does not change while the engine runs.
+/// What was settled at the start. A reload changes the configuration and what follows from it, nothing else.
 #[derive(Debug)]
 pub struct Settings {
+    /// Where `config` came from, for SIGHUP.
+    pub source: Source,
+    pub config: Config,
+    /// Why the file as it is now is not in force.
+    pub complaint: Option<String>,
     pub rules: Rules,
     pub facts: HostFacts,
     pub capacity: CapacityWire,
@@ -103,7 +110,17 @@ pub struct Monitor {
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     next_key: u64,
     pub(super) stopping: Option<Instant>,
+    /// When the service manager is told next that the loop turns.
+    tick: Option<Instant>,
+    pub(super) status_told: String,
     buffer: Vec<u8>,
+}
+
+/// What the loop takes as a descriptor. Blocked from the very start, so that none of them ends a half-made engine.
+pub(super) fn signal_mask() -> SigSet {
+    let mut mask = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|s| mask.add(s));
+    mask
 }
 
 impl Monitor {
@@ -114,9 +131,7 @@ impl Monitor {
         journal: Journal,
         listener: OwnedFd,
     ) -> io::Result<Self> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGTERM);
-        mask.add(Signal::SIGINT);
+        let mask = signal_mask();
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -138,12 +153,15 @@ impl Monitor {
             timers: BinaryHeap::new(),
             next_key: 1,
             stopping: None,
+            tick: manager::tick().map(|_| Instant::now()),
+            status_told: String::new(),
             buffer: vec![0; PACKET_BYTES_MAX],
         })
     }
 
     /// Runs until SIGTERM and until every sandbox is gone, then removes what the engine made.
     pub fn run(mut self) -> io::Result<()> {
+        manager::ready(&self.status());
         let mut events = [EpollEvent::empty(); 128];
         loop {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
@@ -157,6 +175,7 @@ impl Monitor {
                 }
             }
             self.fire_timers();
+            self.tell_manager();
             if let Some(since) = self.stopping
                 && (self.sandboxes.is_empty() || since.elapsed() > STOP_WAIT)
             {
@@ -179,8 +198,17 @@ impl Monitor {
                 Ok(())
             }
             Token::Signals => {
-                while self.signals.read_signal()?.is_some() {}
-                self.stop();
+                let (mut stop, mut reload) = (false, false);
+                while let Some(signal) = self.signals.read_signal()? {
+                    let hangup = signal.ssi_signo == Signal::SIGHUP as u32;
+                    reload |= hangup;
+                    stop |= !hangup;
+                }
+                if stop {
+                    self.stop();
+                } else if reload && self.stopping.is_none() {
+                    self.reload();
+                }
                 Ok(())
             }
             Token::Connection(key) => {
@@ -204,7 +232,7 @@ impl Monitor {
     fn timeout(&self) -> EpollTimeout {
         let next = self.timers.peek().map(|Reverse((at, _))| *at);
         let stop = self.stopping.map(|since| since + STOP_WAIT);
-        match next.into_iter().chain(stop).min() {
+        match next.into_iter().chain(stop).chain(self.tick).min() {
             None => EpollTimeout::NONE,
             Some(at) => {
                 // Rounded up: waking before the deadline would only mean waiting again.
@@ -212,6 +240,19 @@ impl Monitor {
                 EpollTimeout::try_from(ms.min(60_000) as u32).unwrap_or(EpollTimeout::ZERO)
             }
         }
+    }
+
+    fn tell_manager(&mut self) {
+        if self.tick.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        manager::alive();
+        let status = self.status();
+        if status != self.status_told && self.stopping.is_none() {
+            manager::status(&status);
+            self.status_told = status;
+        }
+        self.tick = manager::tick().map(|every| Instant::now() + every);
     }
 
     fn fire_timers(&mut self) {
@@ -242,6 +283,7 @@ impl Monitor {
     pub(super) fn stop(&mut self) {
         if self.stopping.is_none() {
             tracing::info!(sandboxes = self.sandboxes.len(), "stopping");
+            manager::stopping();
             self.stopping = Some(Instant::now());
             let keys: Vec<u64> = self.sandboxes.keys().copied().collect();
             for key in keys {

@@ -10,10 +10,10 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::journal::Journal;
 use super::leases::{LeaseError, Leases};
-use super::monitor::{Monitor, Settings};
+use super::monitor::{Monitor, Settings, signal_mask};
 use crate::backend::cgroup::{Tree, TreeLimits};
 use crate::backend::process::ProcessBackend;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Source};
 use crate::host;
 use crate::launch::fault::{Fence, dropped};
 use crate::launch::{Assets, LaunchError};
@@ -24,11 +24,11 @@ use crate::sys::process::{self, Resource};
 use crate::sys::{mount, packet};
 use crate::wire::CapacityWire;
 
-/// Where the configuration came from, so that its owner can be checked.
+/// The configuration, checked to be root's, and where it came from.
 #[derive(Debug)]
 pub struct Options {
     pub config: Config,
-    pub config_file: Option<PathBuf>,
+    pub source: Source,
 }
 
 /// The engine can not serve.
@@ -38,8 +38,6 @@ pub enum StartError {
     NotRoot,
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("{0}: ceilings must be root's: the file must belong to root and be writable by nobody else")]
-    ConfigOwner(PathBuf),
     #[error(transparent)]
     Lease(#[from] LeaseError),
     #[error(transparent)]
@@ -81,16 +79,12 @@ pub fn uid_of(name: &str, default: u32) -> u32 {
 
 /// Serves until SIGTERM.
 pub fn run(options: Options) -> Result<(), StartError> {
-    let Options { config, config_file } = options;
+    let Options { config, source } = options;
     if !nix::unistd::geteuid().is_root() {
         return Err(StartError::NotRoot);
     }
-    if let Some(file) = config_file {
-        let metadata = fs::metadata(&file).named(file.display().to_string())?;
-        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-            return Err(StartError::ConfigOwner(file));
-        }
-    }
+    // From here on a signal waits for the loop, which ends in order.
+    signal_mask().thread_block().named("signals")?;
     // What is made for sandboxes must be readable in them, whatever the caller's mask is.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Needs CAP_SYS_RESOURCE, which a container may withhold; the parent cgroup's cap holds all the same.
@@ -146,10 +140,11 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let socket = config.engine_socket();
     let listener = listen(&socket, front_uid).named(socket.display().to_string())?;
     let settings = Settings {
+        complaint: None,
         rules: Rules {
             ceilings: config.ceilings,
             allow_degraded: config.allow_degraded,
-            runtime_directories: config.host.runtime_directories.iter().map(|d| d.display().to_string()).collect(),
+            runtime_directories: config.runtime_directories(),
             box_id,
             top_level: host::top_level().named("/")?,
         },
@@ -159,6 +154,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
         front_uid,
         // A quarter of the descriptors.
         outputs_kept_max: (descriptors / 8) as usize,
+        source,
+        config,
     };
     tracing::info!(
         socket = %socket.display(), leases_from = leases.first(), cgroup = name, facts = ?settings.facts, "engine ready"

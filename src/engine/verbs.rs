@@ -59,6 +59,13 @@ impl Monitor {
         self.reply(from, seq, hello, Vec::new());
     }
 
+    /// Levels that a call could be given now.
+    pub(super) fn levels_available(&self) -> Vec<Level> {
+        let s = &self.settings;
+        let given = |level: &Level| plan::availability(*level, &s.facts, s.rules.allow_degraded).is_ok();
+        Level::ALL.into_iter().filter(given).filter(|l| *l != Level::Minimal || s.minimal_enabled).collect()
+    }
+
     fn facts(&self) -> FactsWire {
         let f = &self.settings.facts;
         let controllers = [("memory", f.controllers.memory), ("pids", f.controllers.pids), ("cpu", f.controllers.cpu)];

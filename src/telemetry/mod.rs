@@ -1,4 +1,6 @@
-//! Structured logs on stderr: one line an event, fields as `key=value`.
+//! Structured logs on stderr: one line an event, fields as `key=value`; and what the service manager is told.
+
+pub mod manager;
 
 use tracing_subscriber::EnvFilter;
 

@@ -140,6 +140,10 @@ impl Admission {
         }
     }
 
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.iter().filter(|w| !w.turn.is_closed()).count()
+    }
+
     /// Refuses every waiting and every later call.
     pub(super) fn close(&self) {
         let waiting = {

@@ -1,6 +1,6 @@
 //! The execution service: every call of every transport passes here.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -28,7 +28,7 @@ const ENDED_POLL: Duration = Duration::from_millis(20);
 
 /// Runs calls. One per daemon.
 pub struct Service {
-    config: Arc<Config>,
+    config: RwLock<Arc<Config>>,
     monitor: Arc<Monitor>,
     registry: Registry,
     admission: Arc<Admission>,
@@ -40,7 +40,7 @@ impl Service {
     pub fn new(config: Arc<Config>, monitor: Arc<Monitor>) -> Self {
         Self {
             admission: Arc::new(Admission::new(config.http.queue_max)),
-            config,
+            config: RwLock::new(config),
             monitor,
             registry: Registry::built_in(),
             live: Arc::default(),
@@ -52,8 +52,19 @@ impl Service {
         &self.registry
     }
 
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Calls that are under way keep what they were planned with.
+    pub fn reload(&self, config: Arc<Config>) {
+        *self.config.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
+    }
+
+    /// One line for the service manager.
+    pub fn status(&self) -> String {
+        let engine = if self.monitor.is_connected() { "connected" } else { "not reachable" };
+        format!("{} calls, {} of them waiting for room; engine {engine}", self.live.len(), self.admission.waiting())
     }
 
     /// Runs `call` for `principal`. Dropping the future ends the run at once; with `once`, the same call again gets the
@@ -65,7 +76,7 @@ impl Service {
         once: Option<Once>,
     ) -> Result<Reply, CallError> {
         let arrived = Instant::now();
-        let (plan, context, tool) = plan::plan(call, principal, &self.registry, &self.config)?;
+        let (plan, context, tool) = plan::plan(call, principal, &self.registry, &self.config())?;
         let tool = tool.spec().name;
         let reserved = match once {
             None => None,

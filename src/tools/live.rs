@@ -156,6 +156,10 @@ impl Live {
         all.iter().for_each(|entry| entry.end(why));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -34,6 +34,8 @@ const WATCHERS_MAX: usize = 65_536;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connecting and Hello together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An engine that is away for longer is told of.
+const TELL_AFTER: Duration = Duration::from_secs(1);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MOST: Duration = Duration::from_secs(2);
 
@@ -372,6 +374,11 @@ impl Monitor {
         Self { path, uid, link: tokio::sync::Mutex::new(None) }
     }
 
+    /// Whether there is a live connection. One that is being made counts as none.
+    pub fn is_connected(&self) -> bool {
+        self.link.try_lock().is_ok_and(|link| link.as_ref().is_some_and(Client::is_alive))
+    }
+
     /// The live connection, or a new one at once.
     pub async fn client(&self) -> Result<Client, ClientError> {
         let mut link = self.link.lock().await;
@@ -388,17 +395,19 @@ impl Monitor {
     pub async fn keep(&self) {
         let mut wait = BACKOFF_FIRST;
         let mut told = false;
+        let mut since = Instant::now();
         loop {
             match self.client().await {
                 Ok(client) => {
-                    (wait, told) = (BACKOFF_FIRST, false);
                     client.ended().await;
+                    (wait, told, since) = (BACKOFF_FIRST, false, Instant::now());
                 }
                 Err(error) => {
-                    if !told {
+                    // At a start both begin together, and an engine that restarts is back at once.
+                    if !told && since.elapsed() > TELL_AFTER {
                         tracing::warn!(%error, "the engine can not be reached, trying on");
+                        told = true;
                     }
-                    told = true;
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(BACKOFF_MOST);
                 }

@@ -21,7 +21,7 @@ pub(super) async fn capabilities(
 ) -> Result<Response, Problem> {
     let facts = state.service.facts().await?;
     let config = state.service.config();
-    let levels: Vec<Value> = Level::ALL.into_iter().map(|l| level(l, &facts, &principal, config)).collect();
+    let levels: Vec<Value> = Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect();
     let runtimes: Vec<Value> = facts
         .runtimes
         .iter()

@@ -23,7 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::identity::Identity;
-use crate::config::Config;
+use crate::config::keys::ApiKey;
+use crate::config::{Config, Source};
+use crate::telemetry::manager;
 use crate::tools::execute::Service;
 use crate::wire::client::Monitor;
 
@@ -37,6 +39,9 @@ const RUNTIME_END_MAX: Duration = Duration::from_millis(200);
 /// What the front serves, and where. The listeners are bound by whoever may bind them.
 pub struct FrontOptions {
     pub config: Config,
+    /// For SIGHUP; `None` where the configuration came from nowhere (tests).
+    pub source: Option<Source>,
+    pub keys: Vec<ApiKey>,
     pub unix: Option<std::os::unix::net::UnixListener>,
     pub tcp: Vec<std::net::TcpListener>,
     /// Told by one byte, and closed, once connections are accepted and the engine has been looked for once.
@@ -48,7 +53,7 @@ pub struct FrontOptions {
 impl FrontOptions {
     /// No listener yet; the engine runs as root.
     pub fn new(config: Config) -> Self {
-        Self { config, unix: None, tcp: Vec::new(), ready: None, engine_uid: 0 }
+        Self { config, source: None, keys: Vec::new(), unix: None, tcp: Vec::new(), ready: None, engine_uid: 0 }
     }
 }
 
@@ -76,18 +81,17 @@ pub fn run(options: FrontOptions) -> Result<(), FrontError> {
 }
 
 async fn serve(options: FrontOptions) -> Result<(), FrontError> {
-    let FrontOptions { config, unix, tcp, ready, engine_uid } = options;
+    let FrontOptions { config, source, keys, unix, tcp, ready, engine_uid } = options;
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
     let config = Arc::new(config);
     let monitor = Arc::new(Monitor::new(config.engine_socket(), engine_uid));
     let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor)));
+    let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
-    let state = router::State {
-        service: Arc::clone(&service),
-        identity: Arc::new(Identity::new(&config)),
-        stopping: stopping.clone(),
-    };
+    let state =
+        router::State { service: Arc::clone(&service), identity: Arc::clone(&identity), stopping: stopping.clone() };
     let front = server::Front::new(router::router(state), config.http, stopping);
     let mut accepting = tokio::task::JoinSet::new();
     if let Some(unix) = unix {
@@ -103,16 +107,33 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
         accepting.spawn(front.clone().accept(server::Listener::Tcp(listener), Arc::clone(&budget)));
     }
     let keep = tokio::spawn(async move { monitor.keep().await });
+    // Not being able to run calls yet is told by each reply: it is no reason not to be up.
+    let _later = service.ready().await;
     if let Some(ready) = ready {
-        let _later = service.ready().await;
         // Whoever gave the descriptor may have stopped waiting.
         let _gone = std::fs::File::from(ready).write_all(b"\n");
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut reloader = Reloader { source, service: Arc::clone(&service), identity, complaint: None };
+    manager::ready(&reloader.status());
+    let mut tick = tokio::time::interval(manager::tick().unwrap_or(Duration::from_secs(3600)));
+    let mut told = String::new();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reloader.reload(),
+            _ = tick.tick() => {
+                manager::alive();
+                let status = reloader.status();
+                if status != told {
+                    manager::status(&status);
+                    told = status;
+                }
+            }
+        }
     }
     tracing::info!("stopping");
+    manager::stopping();
     service.drain();
     stop.send_replace(true);
     let ended = async {
@@ -128,6 +149,49 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     }
     keep.abort();
     Ok(())
+}
+
+/// What SIGHUP does.
+struct Reloader {
+    source: Option<Source>,
+    service: Arc<Service>,
+    identity: Arc<Identity>,
+    /// Why the file as it is now is not in force.
+    complaint: Option<String>,
+}
+
+impl Reloader {
+    /// Applies the file as it is now, or keeps what is in force and says why.
+    fn reload(&mut self) {
+        let Some(source) = &self.source else { return };
+        manager::reloading();
+        self.complaint = match source.read() {
+            Ok(next) => {
+                let (config, differs) = self.service.config().adopt(next);
+                self.identity.reload(&config);
+                self.service.reload(Arc::new(config));
+                if differs.is_empty() {
+                    tracing::info!("configuration reloaded");
+                } else {
+                    tracing::warn!(keys = ?differs, "configuration reloaded; these keys need a restart of the front");
+                }
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "configuration not reloaded, the old one stays in force");
+                Some(format!("Old configuration in force: {error}"))
+            }
+        };
+        manager::ready(&self.status());
+    }
+
+    fn status(&self) -> String {
+        let status = self.service.status();
+        match &self.complaint {
+            Some(complaint) => format!("{complaint}; {status}"),
+            None => status,
+        }
+    }
 }
 
 /// Every connection and every running command takes descriptors; the hard limit is the operator's word on them.

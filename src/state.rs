@@ -1,0 +1,123 @@
+//! What the front keeps over restarts lies in one directory with one number: the schema of everything in it.
+//!
+//! A newer version migrates forward, step by step, when it starts. An older one refuses to touch what a newer one wrote.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::fchown;
+use std::path::{Path, PathBuf};
+
+/// Brings the directory from the schema of its index to the next. Must be safe to run again after a crash half-way.
+type Migration = fn(&Path) -> io::Result<()>;
+
+/// Schema 0 is the directory of 0.1.0, which had no number and nothing in it.
+const MIGRATIONS: &[Migration] = &[|_| Ok(())];
+const FILE: &str = "schema";
+const FILE_BYTES_MAX: u64 = 32;
+
+/// The state can not be used by this version.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error(
+        "{dir}: the state has schema {found}, this version knows up to {known}: install the version that wrote it \
+         again, or restore the backup that was made before the upgrade"
+    )]
+    TooNew { dir: PathBuf, found: usize, known: usize },
+    #[error("{0}: is not a number: the state was damaged; restore a backup")]
+    Damaged(PathBuf),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{dir}: migration from schema {from} failed: {source}; the state is as it was, and can be migrated again")]
+    Migration { dir: PathBuf, from: usize, source: io::Error },
+}
+
+/// Makes the state in `dir` one of this version. Where `owner` is given (uid, gid), what is written becomes theirs.
+///
+/// Returns the schema found and the schema now.
+pub fn open(dir: &Path, owner: Option<(u32, u32)>) -> Result<(usize, usize), StateError> {
+    migrate(dir, owner, MIGRATIONS)
+}
+
+fn migrate(dir: &Path, owner: Option<(u32, u32)>, migrations: &[Migration]) -> Result<(usize, usize), StateError> {
+    let found = schema(dir)?;
+    let known = migrations.len();
+    if found.is_some_and(|found| found > known) {
+        return Err(StateError::TooNew { dir: dir.to_owned(), found: found.unwrap_or_default(), known });
+    }
+    let from = found.unwrap_or(0);
+    for (at, migration) in migrations.iter().enumerate().skip(from) {
+        migration(dir).map_err(|source| StateError::Migration { dir: dir.to_owned(), from: at, source })?;
+        write(dir, at + 1, owner).map_err(|source| StateError::Io { path: dir.join(FILE), source })?;
+        tracing::info!(from = at, to = at + 1, "state migrated");
+    }
+    Ok((from, known))
+}
+
+/// `None`: nothing was ever written there by a version that counts.
+fn schema(dir: &Path) -> Result<Option<usize>, StateError> {
+    let path = dir.join(FILE);
+    let text = match fs::metadata(&path).and_then(|m| {
+        if m.len() > FILE_BYTES_MAX { Err(io::ErrorKind::InvalidData.into()) } else { fs::read_to_string(&path) }
+    }) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(StateError::Damaged(path)),
+        Err(source) => return Err(StateError::Io { path, source }),
+    };
+    text.trim().parse().map(Some).map_err(|_| StateError::Damaged(path))
+}
+
+/// Whole or not at all, also over a power cut.
+fn write(dir: &Path, schema: usize, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let new = dir.join(".schema.new");
+    let mut file = File::create(&new)?;
+    if let Some((uid, gid)) = owner {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    writeln!(file, "{schema}")?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(FILE))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &[Migration] = &[|dir| fs::write(dir.join("a"), "1"), |dir| fs::rename(dir.join("a"), dir.join("b"))];
+    const FAILS: &[Migration] = &[|_| Ok(()), |_| Err(io::Error::other("disk"))];
+
+    #[test]
+    fn forward_step_by_step_and_never_back() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(migrate(dir.path(), None, &TWO[..1]).unwrap(), (0, 1));
+        assert!(dir.path().join("a").exists());
+        // What ran once does not run again.
+        fs::write(dir.path().join("a"), "kept").unwrap();
+        assert_eq!(migrate(dir.path(), None, &TWO[..1]).unwrap(), (1, 1));
+        assert_eq!(migrate(dir.path(), None, TWO).unwrap(), (1, 2));
+        assert_eq!(fs::read_to_string(dir.path().join("b")).unwrap(), "kept");
+        let message = migrate(dir.path(), None, &TWO[..1]).unwrap_err().to_string();
+        assert!(message.contains("schema 2") && message.contains("up to 1"), "{message}");
+        assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), "2\n");
+    }
+
+    #[test]
+    fn a_migration_that_fails_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = migrate(dir.path(), None, FAILS).unwrap_err().to_string();
+        assert!(message.contains("from schema 1") && message.contains("disk"), "{message}");
+        assert_eq!(schema(dir.path()).unwrap(), Some(1));
+        fs::write(dir.path().join("a"), "").unwrap();
+        assert_eq!(migrate(dir.path(), None, TWO).unwrap(), (1, 2));
+    }
+
+    #[test]
+    fn damage_is_not_taken_for_age() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["", "x", "-1", "1 2", &"1".repeat(100)] {
+            fs::write(dir.path().join(FILE), text).unwrap();
+            assert!(matches!(open(dir.path(), None), Err(StateError::Damaged(_))), "{text:?}");
+        }
+    }
+}
