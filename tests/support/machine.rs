@@ -48,6 +48,13 @@ fn has(name: &str) -> bool {
         "landlock" => landlock() > 0,
         "landlock-net" => landlock() >= 4,
         "landlock-scopes" => landlock() >= 6,
+        // Sandkeep is installed and this test may do with the service what it likes.
+        "systemd" => {
+            let unit = |dir: &str| Path::new(dir).join("systemd/system/sandkeepd.service").exists();
+            Path::new("/run/systemd/system").is_dir()
+                && promised("systemd")
+                && ["/usr/lib", "/usr/local/lib", "/etc"].iter().any(|dir| unit(dir))
+        }
         "memfd-noexec" => Path::new("/proc/sys/vm/memfd_noexec").exists(),
         "fault-injection" => cfg!(feature = "fault-injection"),
         program => ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|d| Path::new(d).join(program).exists()),
