@@ -307,7 +307,24 @@ fn over_tcp_a_key_says_who_calls() {
         assert!(status == 401 && body.to_ascii_lowercase().contains("www-authenticate: bearer"), "{wrong}: {body}");
     }
     assert!(!daemon.log().contains(&key));
+    // A collector asks for its own format; what was refused above is counted.
+    let mut stream = TcpStream::connect(&address).unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: application/openmetrics-text\r\n\
+                    Authorization: Bearer {key}\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("sandkeep_refused_total{code=\"unauthenticated\"} 3"), "{text}");
+    assert!(text.contains("sandkeep_engine_connected 1") && text.trim_end().ends_with("# EOF"), "{text}");
     drop(daemon);
+
+    // The command makes what the file takes.
+    let made = Command::new(env!("CARGO_BIN_EXE_sandkeep")).args(["key", "new", "ci", "--json"]).output().unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(keys::line("ci", made["key"].as_str().unwrap()), made["line"].as_str().unwrap());
 
     // A credential that a service manager passed, and a key for nobody.
     let credentials = tempfile::tempdir().unwrap();
@@ -319,4 +336,53 @@ fn over_tcp_a_key_says_who_calls() {
     let status = command.stdin(Stdio::from(OwnedFd::from(listener))).status().unwrap();
     let log = std::fs::read_to_string(manager.path("log")).unwrap();
     assert!(status.code() == Some(78) && log.contains("api-keys") && log.contains("line 1"), "{log}");
+}
+
+/// What can not come up is not started for ever, and the reason is the last thing said.
+#[test]
+fn a_supervisor_gives_up_on_an_engine_that_can_not_start() {
+    if !machine::expect_all(&["root"]) {
+        return;
+    }
+    let manager = Manager::new("");
+    // Where its socket belongs lies a directory that it will not remove.
+    std::fs::create_dir_all(manager.path("run/engine.sock/x")).unwrap();
+    let begin = Instant::now();
+    let mut command = manager.command(env!("CARGO_BIN_EXE_sandkeepd"));
+    let status = command.stdin(Stdio::null()).status().unwrap();
+    let log = std::fs::read_to_string(manager.path("log")).unwrap();
+    assert!(!status.success() && begin.elapsed() < Duration::from_secs(20), "{status} {log}");
+    assert!(log.contains("engine.sock") && log.contains("ends as soon as it is started"), "{log}");
+}
+
+/// An operator's `rmdir`, or another program's cleaning, must not leave a daemon that can never run a call again.
+#[test]
+fn a_subtree_that_somebody_removed_is_made_again() {
+    if !machine::expect_all(&["root", "cgroup2"]) {
+        return;
+    }
+    let daemon = Daemon::start("", &[]);
+    let leaf = std::thread::scope(|scope| {
+        let call = scope.spawn(|| daemon.bash("sleep 1", 10.0));
+        let mut leaf = None;
+        assert!(within(Duration::from_secs(5), || {
+            let list = daemon.request("GET", "/api/v1/executions", None).body;
+            let Some(id) = list["executions"][0]["execution_id"].as_str() else { return false };
+            let one = daemon.request("GET", &format!("/api/v1/executions/{id}"), None).body;
+            leaf = one["cgroup_path"].as_str().map(PathBuf::from);
+            leaf.is_some()
+        }));
+        call.join().unwrap();
+        leaf.unwrap()
+    });
+    let tree = leaf.parent().unwrap();
+    assert!(within(Duration::from_secs(5), || std::fs::remove_dir(tree).is_ok()), "{}", tree.display());
+    let works = || {
+        let call = json!({ "tool_name": "bash", "parameters": { "command": "true" } });
+        daemon.try_request("POST", "/api/v1/tools/execute", Some(&call)).is_some_and(|r| r.body["success"] == true)
+    };
+    assert!(within(Duration::from_secs(10), works), "{}", daemon.log());
+    assert!(tree.exists() || leaf.exists() || daemon.log().contains("ended; it is started again"));
+    let (_, well) = daemon.stop();
+    assert!(well);
 }

@@ -1,6 +1,7 @@
 //! Structured logs on stderr: one line an event, fields as `key=value`; and what the service manager is told.
 
 pub mod manager;
+pub mod metrics;
 
 use tracing_subscriber::EnvFilter;
 

@@ -19,6 +19,7 @@ use super::replies::{Enter, Replies};
 use super::run::{Attempt, Ran, random};
 use crate::config::Config;
 use crate::spec::{ExecutionId, KilledBy, LimitHit, LimitKind, Outcome, capped};
+use crate::telemetry::metrics::{Metrics, Now};
 use crate::wire::client::{ClientError, Monitor};
 use crate::wire::{FactsWire, Reply as Answer, StatWire, Verb, WhyWire};
 
@@ -34,6 +35,7 @@ pub struct Service {
     admission: Arc<Admission>,
     live: Arc<Live>,
     replies: Arc<Replies>,
+    metrics: Metrics,
 }
 
 impl Service {
@@ -45,7 +47,17 @@ impl Service {
             registry: Registry::built_in(),
             live: Arc::default(),
             replies: Arc::default(),
+            metrics: Metrics::new(),
         }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What [`Metrics`] does not count itself.
+    pub fn now(&self) -> Now {
+        Now { live: self.live.len(), waiting: self.admission.waiting(), engine_connected: self.monitor.is_connected() }
     }
 
     pub fn registry(&self) -> &Registry {
@@ -63,8 +75,9 @@ impl Service {
 
     /// One line for the service manager.
     pub fn status(&self) -> String {
-        let engine = if self.monitor.is_connected() { "connected" } else { "not reachable" };
-        format!("{} calls, {} of them waiting for room; engine {engine}", self.live.len(), self.admission.waiting())
+        let now = self.now();
+        let engine = if now.engine_connected { "connected" } else { "not reachable" };
+        format!("{} calls, {} of them waiting for room; engine {engine}", now.live, now.waiting)
     }
 
     /// Runs `call` for `principal`. Dropping the future ends the run at once; with `once`, the same call again gets the
@@ -101,6 +114,9 @@ impl Service {
         // A task of its own: when the caller goes, its sandbox still has to be ended, reported and accounted for.
         tokio::spawn(async move {
             let result = service.run(&listed, &plan, context, tool, arrived).await.map(Arc::new);
+            if let Ok(execution) = &result {
+                service.count(execution);
+            }
             if let (Ok(reply), Some(reserved)) = (&result, reserved)
                 && !is_cut_off(reply)
             {
@@ -195,6 +211,13 @@ impl Service {
             stderr: stderr_facts,
             sandbox,
         }
+    }
+
+    fn count(&self, execution: &Execution) {
+        let outcome = execution.outcome.as_ref().map_or("setup_failed", Outcome::kind);
+        let (level, cpu) = (execution.sandbox.level.name(), execution.usage.cpu_us as f64 / 1e6);
+        self.metrics.ran(execution.tool, level, outcome, execution.time.as_secs_f64(), cpu);
+        execution.limits_hit.iter().for_each(|hit| self.metrics.limit_hit(hit.kind.name()));
     }
 
     /// Executions under way that `principal` may see, oldest first.

@@ -14,12 +14,14 @@ use clap::{Args, Parser, Subcommand};
 use hyper::Method;
 use serde_json::Value;
 
-use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_SOCKET, Overrides};
+use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_SOCKET, Overrides, keys};
 use crate::spec::{Level, escape_controls};
 use client::{CliError, Client};
 
 /// Names the socket where `--socket` does not.
 const SOCKET_VARIABLE: &str = "SANDKEEP_SOCKET";
+/// What the unit passes to the front as its credential.
+const DEFAULT_KEYS: &str = "/etc/sandkeep/credentials/api-keys";
 /// Nothing ran, as with `timeout(1)` and `docker run`.
 const EXIT_REFUSED: u8 = 125;
 const EXIT_USAGE: u8 = 2;
@@ -63,11 +65,23 @@ enum Command {
     /// Work on the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Work on API keys, for callers over TCP
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Print a shell's completion script
     Completions { shell: pages::CompletionShell },
     /// Write all manual pages below a directory, as `man1/…`
     #[command(hide = true)]
     Man { dir: PathBuf },
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Make a key for a [[principals]] entry and print it, once, with the line that lets it in
+    New {
+        /// Name of the entry
+        principal: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -177,6 +191,7 @@ fn run(cli: Cli) -> Result<u8, CliError> {
             pages::write(&dir).map_err(CliError::Output)?;
             Ok(0)
         }
+        Command::Key(KeyCommand::New { principal }) => new_key(&principal, json),
     }
 }
 
@@ -202,6 +217,25 @@ fn check(file: Option<&Path>, json: bool) -> Result<u8, CliError> {
         }
     }
     Ok(code)
+}
+
+/// The key goes to standard output alone, so that it can be redirected without being shown.
+fn new_key(principal: &str, json: bool) -> Result<u8, CliError> {
+    let named = !principal.is_empty() && principal.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if !named {
+        return Err(CliError::Usage("PRINCIPAL must be the name of a [[principals]] entry".into()));
+    }
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|e| CliError::Runtime(std::io::Error::other(e)))?;
+    let key = keys::key_text(random);
+    let line = keys::line(principal, &key);
+    if json {
+        out(&format!("{:#}\n", serde_json::json!({ "key": key, "line": line })))?;
+    } else {
+        out(&format!("{key}\n"))?;
+        eprintln!("Add this line to the file of keys ({DEFAULT_KEYS}) and restart sandkeepd:\n{line}");
+    }
+    Ok(0)
 }
 
 /// `reply` as JSON, or as `table` tells it.
@@ -248,6 +282,7 @@ mod tests {
             "explain strict",
             "config check /x",
             "capabilities",
+            "key new ci",
         ] {
             Cli::try_parse_from(["sandkeep"].into_iter().chain(words.split(' ')))
                 .unwrap_or_else(|e| panic!("{words}: {e}"));

@@ -14,6 +14,7 @@ use crate::spec::RequestId;
 use crate::tools::principal::Principal;
 
 const REQUEST_ID: &str = "x-request-id";
+pub(super) const METRICS: &str = "/metrics";
 
 /// Who calls, for handlers behind `/api`.
 #[derive(Clone)]
@@ -25,7 +26,7 @@ pub(super) async fn edge(State(state): State<router::State>, request: Request, n
         Ok(request) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
-    finish(&id, response)
+    finish(&state, &id, response)
 }
 
 /// Always our own: one that a caller chose could be made to look like another's in the log.
@@ -42,11 +43,13 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
     if *state.stopping.borrow() {
         return Err(crate::tools::call::CallError::Draining.into());
     }
-    if !accepts_json(request.headers()) {
+    let metrics = request.uri().path() == METRICS;
+    // Collectors ask for formats of their own.
+    if !metrics && !accepts_json(request.headers()) {
         let detail = "replies are application/json or application/problem+json";
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
     }
-    if request.uri().path().starts_with("/api/") {
+    if metrics || request.uri().path().starts_with("/api/") {
         let peer = request.extensions().get::<Peer>().copied();
         let Some(peer) = peer else {
             return Err(crate::tools::call::CallError::Internal("a request without a peer".into()).into());
@@ -57,8 +60,9 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
     Ok(request)
 }
 
-fn finish(id: &RequestId, mut response: Response) -> Response {
+fn finish(state: &router::State, id: &RequestId, mut response: Response) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        state.service.metrics().refused(problem.code());
         if response.status().is_server_error() {
             tracing::warn!(request = %id, code = problem.code(), "request failed");
         }
