@@ -18,6 +18,12 @@ pub fn promised_number(name: &str) -> Option<u32> {
     declared.split(',').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
+/// How often: `full` times, or `few` where the run says that its machine is slow (`SANDKEEP_SLOW_MACHINE`, as `scripts/vm`
+/// does). For counts that show nothing more on another kernel.
+pub fn times(full: usize, few: usize) -> usize {
+    if std::env::var_os("SANDKEEP_SLOW_MACHINE").is_some() { few } else { full }
+}
+
 /// True where the test may go on. Missing and promised: a failure. Missing and not promised: says so.
 #[track_caller]
 pub fn expect(name: &str) -> bool {

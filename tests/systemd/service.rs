@@ -184,12 +184,14 @@ impl Traces {
                 }
             }
         }
-        let mounts = |pid: &str| {
+        // The engine prepares mounts detached, so a table that names a sandbox shows one that was left; its own working
+        // mount lies in its own namespace.
+        let count = |pid: &str, words: &[&str]| {
             let text = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-            text.lines().filter(|l| l.contains("sbx_") || l.contains("/run/sandkeep/engine")).count()
+            text.lines().filter(|line| words.iter().any(|word| line.contains(word))).count()
         };
-        let engine = property(ENGINE, "MainPID");
-        Self { processes, leaves, mounts: mounts("self") + mounts(&engine) }
+        let mounts = count("self", &["sbx_", "/run/sandkeep"]) + count(&property(ENGINE, "MainPID"), &["sbx_"]);
+        Self { processes, leaves, mounts }
     }
 
     pub fn nothing(&self) -> bool {
