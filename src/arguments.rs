@@ -27,6 +27,9 @@ pub struct Engine {
     /// Run with substitutes where the host lacks something, and say so in every reply.
     #[arg(long)]
     pub allow_degraded: bool,
+    /// Try out what this host has, write it to standard output for `sandkeep doctor`, and end; nothing is left.
+    #[arg(long)]
+    pub probe: bool,
     /// End when this process, which must be the parent, ends.
     #[arg(long, hide = true)]
     pub supervisor: Option<i32>,

@@ -83,3 +83,39 @@ fn refusals_are_told_with_what_helps() {
     let ran = sandkeep(&front, &["config", "check", path], "");
     assert!(ran.code == 2 && ran.stderr.contains("queu_max"), "{}", ran.stderr);
 }
+
+#[test]
+fn doctor_tells_what_the_daemon_tells() {
+    let front = Front::start("");
+    let _monitor = Monitor::start(&front.engine_socket(), front.dir.path(), 8);
+    let ran = sandkeep(&front, &["doctor", "--json"], "");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.stderr));
+    let told: serde_json::Value = serde_json::from_str(&front.get("/api/v1/capabilities").body).unwrap();
+    assert_eq!((&report["checks"], &report["source"]), (&told["checks"], &"daemon".into()));
+    assert_eq!(report["host"], told["host"]);
+    let states: Vec<_> = report["levels"].as_array().unwrap().iter().map(|l| l["state"].as_str().unwrap()).collect();
+    // The stand-in tells of a host that has all; level minimal is off by default.
+    assert_eq!(states, ["refused", "available", "available", "unavailable"]);
+    let text = sandkeep(&front, &["doctor"], "");
+    assert_eq!(text.code, ran.code);
+    assert!(
+        text.stdout.contains("ok       Landlock") && text.stdout.contains("strict    available"),
+        "{}",
+        text.stdout
+    );
+}
+
+#[test]
+fn doctor_goes_on_without_an_engine_where_it_may() {
+    let front = Front::start("");
+    let ran = sandkeep(&front, &["doctor", "--json"], "");
+    if !nix::unistd::geteuid().is_root() {
+        assert!(ran.code == 125 && ran.stderr.contains("engine_unavailable"), "{}", ran.stderr);
+        return;
+    }
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.stderr));
+    let daemon = &report["deployment"][0];
+    assert_eq!((&report["source"], &daemon["status"]), (&"probe".into(), &"warning".into()));
+    assert!(daemon["found"].as_str().unwrap().contains("engine_unavailable"), "{daemon:#}");
+    assert!(ran.code >= 1);
+}

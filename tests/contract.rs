@@ -131,3 +131,11 @@ fn manual_pages_are_well_formed() {
         assert_ne!(man(&broken).1, "");
     }
 }
+
+#[test]
+fn doctor_says_how_it_is_used() {
+    let mut help = std::process::Command::new(env!("CARGO_BIN_EXE_sandkeep"));
+    let help = help.args(["doctor", "--help"]).output().unwrap();
+    assert!(help.status.success());
+    golden("help-sandkeep-doctor.txt", &String::from_utf8(help.stdout).unwrap());
+}

@@ -1,5 +1,6 @@
 //! Transports: decode, call a service, encode. No decisions.
 
 pub mod cli;
+mod findings;
 pub mod http;
 mod identity;

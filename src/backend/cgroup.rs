@@ -15,8 +15,9 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
 
+use super::controllers::why_absent;
 use crate::launch::{LaunchError, Step};
-use crate::spec::{CgroupReport, Controllers, Limits};
+use crate::spec::{Attempt, CgroupChecks, CgroupReport, ControllerState, Controllers, Limits};
 use crate::sys::process;
 
 /// cpu.max is given in this period, the kernel's default (Documentation/admin-guide/cgroup-v2.rst).
@@ -26,14 +27,22 @@ const OWN_MEMORY_MIN_BYTES: u64 = 64 << 20;
 /// How long a killed leaf may take to empty before it is left for the next start.
 const EMPTY_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a leaf may take to be stopped.
+const FREEZE_WAIT: Duration = Duration::from_millis(500);
+const PATH_CHARS_MAX: usize = 512;
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
 /// The directory below which every leaf lies.
 #[derive(Debug)]
 pub struct Tree {
     path: PathBuf,
     fd: OwnedFd,
     pub controllers: Controllers,
-    /// Why a controller is missing, one sentence each.
+    /// What is not as it should be, one sentence each.
     pub notes: Vec<String>,
+    /// In the order of [`CONTROLLERS`].
+    states: [ControllerState; 3],
+    site: Site,
 }
 
 /// What all sandboxes together may hold.
@@ -50,15 +59,146 @@ pub fn find_mount() -> Option<PathBuf> {
     mounts.into_iter().find(|m| m.fs_type == "cgroup2" && m.root == "/").map(|m| m.mount_point)
 }
 
-/// The engine's own cgroup, relative to the mount, where systemd delegated it.
-fn delegated(mount: &Path) -> Option<PathBuf> {
-    let own = procfs::process::Process::myself().ok()?.cgroups().ok()?;
-    let own = own.into_iter().find(|c| c.hierarchy == 0)?.pathname;
-    let path = mount.join(own.trim_start_matches('/'));
-    let marked = ["trusted.delegate", "user.delegate"]
-        .iter()
-        .any(|name| crate::sys::fd::attribute(&path, name).is_ok_and(|value| value == b"1"));
-    (own != "/" && marked).then_some(path)
+/// Where a subtree can lie.
+#[derive(Debug, Clone)]
+struct Site {
+    mount: PathBuf,
+    /// The calling process's cgroup, relative to the mount, before it moved.
+    own: Option<String>,
+    /// That cgroup is marked as delegated by systemd; it is then the base.
+    delegated: bool,
+    base: PathBuf,
+}
+
+impl Site {
+    fn find() -> Option<Self> {
+        let mount = find_mount()?;
+        let all = procfs::process::Process::myself().and_then(|me| me.cgroups()).ok();
+        let own = all.and_then(|all| all.into_iter().find(|c| c.hierarchy == 0)).map(|c| c.pathname);
+        let path = own.as_deref().filter(|own| *own != "/").map(|own| mount.join(own.trim_start_matches('/')));
+        let marked = |path: &PathBuf| {
+            let is_marked = |name| crate::sys::fd::attribute(path, name).is_ok_and(|value| value == b"1");
+            ["trusted.delegate", "user.delegate"].into_iter().any(is_marked)
+        };
+        let path = path.filter(marked);
+        Some(Self { delegated: path.is_some(), base: path.unwrap_or_else(|| mount.clone()), mount, own })
+    }
+
+    /// Moves the calling process into the leaf `name` of a delegated base: a cgroup with processes of its own can not
+    /// have controllers enabled for its children.
+    fn step_aside(&self, name: &str) -> Result<(), LaunchError> {
+        if !self.delegated {
+            return Ok(());
+        }
+        let leaf = self.base.join(name);
+        create(&leaf)?;
+        fs::write(leaf.join("cgroup.procs"), "0").step("cgroup", leaf.display().to_string())
+    }
+
+    /// The subtree `name` with what controllers can be had. Errors are only about the directory.
+    fn plant(&self, name: &str) -> Result<Tree, LaunchError> {
+        let path = self.base.join(name);
+        let mut states = CONTROLLERS.map(|controller| self.enable(&self.base, controller));
+        create(&path)?;
+        for (state, controller) in states.iter_mut().zip(CONTROLLERS) {
+            if *state == ControllerState::Enabled {
+                *state = self.enable(&path, controller);
+            }
+        }
+        let on = |state: &ControllerState| *state == ControllerState::Enabled;
+        let [memory, pids, cpu] = &states;
+        let controllers = Controllers { memory: on(memory), pids: on(pids), cpu: on(cpu) };
+        let wanting = CONTROLLERS.into_iter().zip(&states).filter(|(_, state)| !on(state));
+        let notes = wanting.map(|(name, state)| format!("controller {name}: {state}")).collect();
+        let fd = File::open(&path).step("cgroup", path.display().to_string())?.into();
+        Ok(Tree { path, fd, controllers, notes, states, site: self.clone() })
+    }
+
+    fn enable(&self, directory: &Path, controller: &str) -> ControllerState {
+        let available = read(&self.base.join("cgroup.controllers")).unwrap_or_default();
+        if !available.split_whitespace().any(|c| c == controller) {
+            return why_absent(controller, &self.base);
+        }
+        match fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}")) {
+            Ok(()) => ControllerState::Enabled,
+            Err(e) => ControllerState::Refused {
+                directory: told(&directory.display().to_string()),
+                errno: e.raw_os_error().unwrap_or(libc::EIO),
+            },
+        }
+    }
+
+    fn enabled(&self) -> Vec<String> {
+        let list = read(&self.base.join("cgroup.subtree_control")).unwrap_or_default();
+        list.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// What is to be told of a subtree `states` whose leaf did what `trial` says.
+    fn checks(&self, states: [ControllerState; 3], subtree: Attempt, trial: Trial) -> CgroupChecks {
+        let [memory, pids, cpu] = states;
+        CgroupChecks {
+            mount: Some(told(&self.mount.display().to_string())),
+            own: self.own.as_deref().map(told),
+            delegated: self.delegated,
+            subtree,
+            born: trial.born,
+            killed: trial.killed,
+            frozen: trial.frozen,
+            swap_limit: trial.swap_limit,
+            memory,
+            pids,
+            cpu,
+        }
+    }
+}
+
+/// Paths are cut here: all checks together must fit into a packet.
+pub(super) fn told(path: &str) -> String {
+    path.chars().take(PATH_CHARS_MAX).collect()
+}
+
+/// What a subtree `name` would be like, found by making it, and removed again with everything that this took. No other
+/// subtree is touched. A failure to clean up is logged: it is no property of the host.
+pub fn try_out(name: &str) -> CgroupChecks {
+    let Some(site) = Site::find() else { return CgroupChecks::none() };
+    let (base, before) = (&site.base, site.enabled());
+    let aside = format!("{name}-engine");
+    let checks = match site.step_aside(&aside).and_then(|()| site.plant(name)) {
+        Ok(tree) => tree.checks(),
+        Err(e) => {
+            let states = CONTROLLERS.map(|_| ControllerState::NoSubtree);
+            site.checks(states, Attempt::Failed { errno: e.errno() }, Trial::default())
+        }
+    };
+    let clean = |what: &str, result: io::Result<()>| match result {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => tracing::warn!(what, error = %e, "cgroup left behind"),
+        _ => {}
+    };
+    clean(name, fs::remove_dir(base.join(name)));
+    for controller in CONTROLLERS.iter().filter(|c| !before.iter().any(|b| b == *c)) {
+        // Refused where somebody enabled it further below meanwhile, who then needs it; or where it never was on.
+        let _ = fs::write(base.join("cgroup.subtree_control"), format!("-{controller}"));
+    }
+    if site.delegated {
+        clean(&aside, fs::write(base.join("cgroup.procs"), "0"));
+        clean(&aside, fs::remove_dir(base.join(&aside)));
+    }
+    checks
+}
+
+/// What a process in a leaf went through.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    born: Attempt,
+    frozen: Attempt,
+    killed: Attempt,
+    swap_limit: Option<bool>,
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self { born: Attempt::NotTried, frozen: Attempt::NotTried, killed: Attempt::NotTried, swap_limit: None }
+    }
 }
 
 impl Tree {
@@ -66,53 +206,26 @@ impl Tree {
     ///
     /// Leaves of an earlier engine are killed and removed. `None`: the host has no cgroup2 mount.
     pub fn open(name: &str, limits: &TreeLimits) -> Result<Option<Self>, LaunchError> {
-        let Some(mount) = find_mount() else { return Ok(None) };
-        let mut notes = Vec::new();
-        let base = match delegated(&mount) {
-            Some(base) => {
-                // A cgroup with processes of its own can not have controllers enabled for its children.
-                let leaf = base.join("engine");
-                create(&leaf)?;
-                fs::write(leaf.join("cgroup.procs"), "0").step("cgroup", leaf.display().to_string())?;
-                base
-            }
-            None => mount,
-        };
-        let available = read(&base.join("cgroup.controllers")).unwrap_or_default();
-        let mut enable = |dir: &Path, name: &str| -> bool {
-            if !available.split_whitespace().any(|c| c == name) {
-                notes.push(format!("controller {name} is not in {}", base.join("cgroup.controllers").display()));
-                return false;
-            }
-            match fs::write(dir.join("cgroup.subtree_control"), format!("+{name}")) {
-                Ok(()) => true,
-                Err(e) => {
-                    notes.push(format!("controller {name} can not be enabled in {}: {e}", dir.display()));
-                    false
-                }
-            }
-        };
-        let path = base.join(name);
-        let mut on = ["memory", "pids", "cpu"].map(|c| (c, enable(&base, c)));
-        create(&path)?;
-        for (name, on) in &mut on {
-            *on = *on && enable(&path, name);
-        }
-        let [(_, memory), (_, pids), (_, cpu)] = on;
+        let Some(site) = Site::find() else { return Ok(None) };
+        site.step_aside("engine")?;
+        let own = site.base.join("engine/memory.min");
+        let mut tree = site.plant(name)?;
         // Counts as far as the cgroups above grant it (MemoryMin= of the units); without it the engine is reclaimed like
         // any of its sandboxes.
-        let own = base.join("engine/memory.min");
-        if memory
+        if tree.controllers.memory
             && own.exists()
             && let Err(e) = fs::write(&own, OWN_MEMORY_MIN_BYTES.to_string())
         {
-            notes.push(format!("{}: {e}", own.display()));
+            tree.notes.push(format!("{}: {e}", own.display()));
         }
-        let fd = File::open(&path).step("cgroup", path.display().to_string())?.into();
-        let tree = Self { path, fd, controllers: Controllers { memory, pids, cpu }, notes };
         tree.sweep()?;
         tree.limit(limits)?;
         Ok(Some(tree))
+    }
+
+    /// What this subtree gives. Found by doing.
+    pub fn checks(&self) -> CgroupChecks {
+        self.site.checks(self.states.clone(), Attempt::Works, self.trial())
     }
 
     /// Kills and removes every leaf.
@@ -209,25 +322,39 @@ impl Tree {
         }
     }
 
-    /// Whether a process can be born into a leaf and killed through it. Found by doing.
-    pub fn works(&self) -> Result<(), LaunchError> {
-        let leaf = self.bare_leaf("probe")?;
+    /// Whether a process can be born into a leaf, stopped and killed through it.
+    fn trial(&self) -> Trial {
+        let failed = |e: &LaunchError| Attempt::Failed { errno: e.errno() };
+        let mut trial = Trial::default();
+        let leaf = match self.bare_leaf("probe") {
+            Ok(leaf) => leaf,
+            Err(e) => return Trial { born: failed(&e), ..trial },
+        };
+        trial.swap_limit = self.controllers.memory.then(|| leaf.path.join("memory.swap.max").exists());
         let child = process::clone(0, Some(leaf.fd()), || {
             loop {
                 std::thread::sleep(Duration::from_secs(60));
             }
         });
-        let killed = leaf.kill();
+        if child.is_ok() {
+            trial.frozen = leaf.freeze(FREEZE_WAIT).map_or_else(|e| failed(&e), |()| Attempt::Works);
+        }
+        let mut killed = leaf.kill();
         if let Ok(child) = &child {
             if killed.is_err() {
-                process::kill_pidfd(child.pidfd.as_fd()).step("probe", "kill")?;
+                // One that is stopped takes a SIGKILL, too; the leaf's own failure is what is told.
+                let _ = process::kill_pidfd(child.pidfd.as_fd());
             }
             let id = nix::sys::wait::Id::PIDFd(child.pidfd.as_fd());
-            nix::sys::wait::waitid(id, nix::sys::wait::WaitPidFlag::WEXITED).step("probe", "reap")?;
+            let reaped = nix::sys::wait::waitid(id, nix::sys::wait::WaitPidFlag::WEXITED).step("probe", "reap");
+            killed = killed.and(reaped.map(drop));
         }
-        leaf.remove_within(EMPTY_WAIT)?;
-        child.step("probe", "clone into cgroup")?;
-        killed
+        trial.born = child.step("probe", "clone into cgroup").map_or_else(|e| failed(&e), |_| Attempt::Works);
+        trial.killed = killed.map_or_else(|e| failed(&e), |()| Attempt::Works);
+        if let Err(e) = leaf.remove_within(EMPTY_WAIT) {
+            trial.killed = failed(&e);
+        }
+        trial
     }
 
     /// Whether it is still there: an operator or another program may have removed it.
@@ -270,6 +397,19 @@ impl Leaf {
     /// Kills every process in it, including ones that are being forked meanwhile.
     pub fn kill(&self) -> Result<(), LaunchError> {
         fs::write(self.path.join("cgroup.kill"), "1").step("cgroup", "cgroup.kill")
+    }
+
+    /// Stops every process in it, within `wait`.
+    fn freeze(&self, wait: Duration) -> Result<(), LaunchError> {
+        fs::write(self.path.join("cgroup.freeze"), "1").step("cgroup", "cgroup.freeze")?;
+        let deadline = Instant::now() + wait;
+        while counter(&self.read("cgroup.events").step("cgroup", "cgroup.events")?, "frozen") != Some(1) {
+            if Instant::now() >= deadline {
+                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)).step("cgroup", "cgroup.freeze");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// User and system time of all its processes, dead ones included, in microseconds.

@@ -1,4 +1,5 @@
 //! Ways of isolating. `process` builds sandboxes from the kernel's own parts; Docker has a process of its own.
 
 pub mod cgroup;
+mod controllers;
 pub mod process;

@@ -1,12 +1,14 @@
 //! The privileged monitor. Started by `sandkeepd` or by systemd; takes no requests but the seam's verbs.
 
+use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use sandkeep::arguments::Engine;
 use sandkeep::config::{ConfigError, EXIT_CONFIG, Overrides, Source};
-use sandkeep::engine::{Options, run};
+use sandkeep::engine::{Options, probe, run};
+use sandkeep::wire::encode;
 
 /// All that the engine is told through its environment.
 const ENVIRONMENT: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "RUST_LOG"];
@@ -52,5 +54,18 @@ fn start(arguments: Engine) -> Result<(), Box<dyn std::error::Error>> {
     let overrides =
         Overrides { state_dir: arguments.state_dir, allow_degraded: arguments.allow_degraded, ..Overrides::default() };
     let source = Source::new(arguments.config, overrides);
-    Ok(run(Options { config: source.read_as_roots()?, source })?)
+    let options = Options { config: source.read_as_roots()?, source };
+    if arguments.probe {
+        return write_probe(&options);
+    }
+    Ok(run(options)?)
+}
+
+fn write_probe(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        return Err("what --probe writes is not for a terminal: sandkeep doctor reads and shows it".into());
+    }
+    out.write_all(&encode(&probe(options)?)?)?;
+    Ok(out.flush()?)
 }

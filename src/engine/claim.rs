@@ -43,6 +43,17 @@ impl Claim {
             }
         }
     }
+
+    /// Whether an engine holds one of these uids. Nothing is taken, made or waited for.
+    pub(super) fn is_held(path: &Path, first: u32, count: u32) -> io::Result<bool> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        };
+        let mut range = range(first.into(), count.into());
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut range))?;
+        Ok(range.l_type != libc::F_UNLCK as libc::c_short)
+    }
 }
 
 impl Drop for Claim {
@@ -57,14 +68,17 @@ impl Drop for Claim {
 
 /// Exclusive on `length` bytes from `start`; a length of 0 is up to the end.
 fn lock(file: &File, start: i64, length: i64) -> Result<(), Errno> {
-    let range = libc::flock {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range(start, length))).map(drop)
+}
+
+fn range(start: i64, length: i64) -> libc::flock {
+    libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: start,
         l_len: length,
         l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&range)).map(drop)
+    }
 }
 
 #[cfg(test)]

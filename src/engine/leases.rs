@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::claim::{Claim, FILE};
 use crate::policy::{LEASE_FIRST_DEFAULT, LEASE_SLICES};
+use crate::spec::{LeaseChecks, LeaseState};
 
 /// A range of uids that this engine alone leases.
 #[derive(Debug)]
@@ -73,6 +74,10 @@ impl Leases {
         self.first
     }
 
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
     /// Goes on where an earlier engine stopped: `next` is the uid after the last that it leased.
     pub fn resume(&mut self, next: u32) {
         if next > self.first && next < self.first + self.count {
@@ -113,6 +118,30 @@ impl Leases {
     pub fn next(&self) -> u32 {
         self.first + self.fresh
     }
+}
+
+/// What [`Leases::claim`] would find, without taking anything: the configured range, or the first free slice.
+pub fn survey(first: Option<u32>, count: u32) -> LeaseChecks {
+    let look = |first: u32, count: u32| match check_range(first, count) {
+        Err(LeaseError::Overlap { with, .. }) => LeaseState::Overlaps { with: with.chars().take(128).collect() },
+        Err(_) => LeaseState::Failed { errno: libc::EIO },
+        Ok(()) => match Claim::is_held(Path::new(FILE), first, count) {
+            Ok(true) => LeaseState::Taken,
+            Ok(false) => LeaseState::Free,
+            Err(e) => LeaseState::Failed { errno: e.raw_os_error().unwrap_or(libc::EIO) },
+        },
+    };
+    if let Some(first) = first {
+        return LeaseChecks { first, count, state: look(first, count) };
+    }
+    let count = count.min(65_536);
+    for first in (0..LEASE_SLICES).map(|slice| LEASE_FIRST_DEFAULT + slice * 65_536) {
+        match look(first, count) {
+            LeaseState::Taken => {}
+            state => return LeaseChecks { first, count, state },
+        }
+    }
+    LeaseChecks { first: LEASE_FIRST_DEFAULT, count, state: LeaseState::AllTaken }
 }
 
 /// Whether a key or a process still belongs to `uid`. IPC objects and mounts went with their namespaces.
@@ -200,9 +229,14 @@ mod tests {
     #[test]
     fn a_range_is_claimed_once() {
         let first = 1_999_000_000;
+        let state = || survey(Some(first), 64).state;
+        assert_eq!(state(), LeaseState::Free);
         let held = Leases::claim(Some(first), 64, None).unwrap();
         assert!(matches!(Leases::claim(Some(first), 64, None), Err(LeaseError::Taken { .. })));
+        assert_eq!(state(), LeaseState::Taken);
         drop(held);
+        assert_eq!(state(), LeaseState::Free);
         assert!(Leases::claim(Some(first), 64, None).is_ok());
+        assert!(matches!(survey(Some(600_000), 64).state, LeaseState::Overlaps { .. }));
     }
 }

@@ -12,6 +12,8 @@ mod reload;
 mod sandbox;
 mod start;
 mod states;
+mod survey;
 mod verbs;
 
 pub use start::{Options, StartError, run};
+pub use survey::probe;

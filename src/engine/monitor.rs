@@ -17,7 +17,7 @@ use super::sandbox::{ConnectionKey, Sandbox};
 use crate::backend::process::ProcessBackend;
 use crate::config::{Config, Source};
 use crate::policy::plan::Rules;
-use crate::spec::{HostFacts, KilledBy, Outcome, SandboxId};
+use crate::spec::{HostChecks, HostFacts, KilledBy, Outcome, SandboxId};
 use crate::sys::packet;
 use crate::telemetry::manager;
 use crate::wire::{CapacityWire, EndWire, FromMonitor, PACKET_BYTES_MAX, Refusal, Reply, StatWire};
@@ -84,7 +84,9 @@ pub struct Settings {
     /// Why the file as it is now is not in force.
     pub complaint: Option<String>,
     pub rules: Rules,
+    /// What follows from `checks`.
     pub facts: HostFacts,
+    pub checks: HostChecks,
     pub capacity: CapacityWire,
     pub minimal_enabled: bool,
     /// Uids that may connect, beside root.

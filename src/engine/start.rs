@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::journal::Journal;
 use super::leases::{LeaseError, Leases};
 use super::monitor::{Monitor, Settings, signal_mask};
+use super::survey;
 use crate::backend::cgroup::{Tree, TreeLimits};
 use crate::backend::process::ProcessBackend;
 use crate::config::{Config, ConfigError, Source};
@@ -19,7 +20,7 @@ use crate::launch::fault::{Fence, dropped};
 use crate::launch::{Assets, LaunchError};
 use crate::policy::plan::Rules;
 use crate::policy::{BOX_ID_DEFAULT, FRONT_ID_DEFAULT};
-use crate::spec::Controllers;
+use crate::spec::{CgroupChecks, LeaseChecks, LeaseState};
 use crate::sys::process::{self, Resource};
 use crate::sys::{mount, packet};
 use crate::wire::CapacityWire;
@@ -46,7 +47,7 @@ pub enum StartError {
     Io { what: String, source: io::Error },
 }
 
-trait Named<T> {
+pub(super) trait Named<T> {
     fn named(self, what: impl Into<String>) -> Result<T, StartError>;
 }
 
@@ -57,7 +58,7 @@ impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
 }
 
 /// What launching needs (see ARCHITECTURE.md); SYS_ADMIN is root in practice, the gain is in the code that holds it.
-const CAPABILITIES: [Capability; 12] = [
+pub(super) const CAPABILITIES: [Capability; 12] = [
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_CHROOT,
     Capability::CAP_SETUID,
@@ -117,23 +118,19 @@ pub fn run(options: Options) -> Result<(), StartError> {
     for note in tree.iter().flat_map(|t| &t.notes) {
         tracing::warn!(note, "cgroup");
     }
-    let cgroup2 = match tree.as_ref().map(Tree::works) {
-        Some(Ok(())) => true,
-        Some(Err(e)) => {
-            tracing::warn!(error = %e, "cgroup2 does not work as needed");
-            false
-        }
-        None => false,
-    };
+    let cgroup = tree.as_ref().map_or_else(CgroupChecks::none, Tree::checks);
+    let cgroup2 = cgroup.works();
+    if tree.is_some() && !cgroup2 {
+        tracing::warn!(born = %cgroup.born, killed = %cgroup.killed, "cgroup2 does not work as needed");
+    }
     if !left.sandboxes.is_empty() {
         tracing::warn!(count = left.sandboxes.len(), "sandboxes of an engine that died were removed");
     }
     let box_id = uid_of(&config.host.box_user, BOX_ID_DEFAULT);
     let assets = Assets::make(&run.templates, box_id)?;
-    let controllers = tree.as_ref().map(|t| t.controllers).unwrap_or(Controllers::default());
-    // Nobody may have made it yet; what it will be made in lies on the same filesystem.
-    let state = config.state_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
-    let facts = host::facts(cgroup2, controllers, &run.templates.join("empty"), state);
+    let held = LeaseChecks { first: leases.first(), count: leases.count(), state: LeaseState::Held };
+    let checks = survey::checks(&config, cgroup, held, &run.templates.join("empty"))?;
+    let facts = checks.facts();
     // Probes needed no more than these, and neither does anything later.
     keep_capabilities().named("capabilities")?;
     let front_uid = uid_of(&config.host.front_user, FRONT_ID_DEFAULT);
@@ -149,6 +146,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             top_level: host::top_level().named("/")?,
         },
         facts,
+        checks,
         capacity: CapacityWire { sandboxes_max: config.capacity.sandboxes, memory_bytes_max: limits.memory_bytes },
         minimal_enabled: config.levels.minimal,
         front_uid,
@@ -167,7 +165,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     served.named("engine")
 }
 
-fn core_limit() -> io::Result<()> {
+pub(super) fn core_limit() -> io::Result<()> {
     if dropped(Fence::CoreLimit) { Ok(()) } else { process::limit(Resource::Core, 1) }
 }
 
@@ -207,7 +205,7 @@ impl Directories {
 }
 
 /// Capacity, with the host's size where none is configured.
-fn tree_limits(config: &Config) -> Result<TreeLimits, StartError> {
+pub(super) fn tree_limits(config: &Config) -> Result<TreeLimits, StartError> {
     use procfs::Current;
     let memory = procfs::Meminfo::current().map_err(io::Error::other).named("/proc/meminfo")?.mem_total;
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;

@@ -7,12 +7,12 @@ use super::monitor::Monitor;
 use super::passed::may_be_passed;
 use super::sandbox::{ConnectionKey, Sandbox, Sender, WaitingExec};
 use super::states::{Permit, State, Use, permit};
+use super::survey;
 use crate::policy::RUNTIMES;
 use crate::policy::plan::{self, Ask, plan};
 use crate::spec::{KilledBy, Level, Outcome, SandboxId};
 use crate::wire::{
-    Create, Exec, FactsWire, LIST_PAGE, LevelFactsWire, LifetimeWire, PROTOCOL, Refusal, Reply, Request, RuntimeWire,
-    StatWire, Verb, WhyWire,
+    Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, PROTOCOL, Refusal, Reply, Request, StatWire, Verb, WhyWire,
 };
 
 /// How long pid 1 may take to be ready.
@@ -67,38 +67,10 @@ impl Monitor {
     }
 
     fn facts(&self) -> FactsWire {
-        let f = &self.settings.facts;
-        let controllers = [("memory", f.controllers.memory), ("pids", f.controllers.pids), ("cpu", f.controllers.cpu)];
-        let level = |level: Level| {
-            let (available, missing, degraded) = match plan::availability(level, f, self.settings.rules.allow_degraded)
-            {
-                Ok(degraded) => (true, Vec::new(), degraded),
-                Err(missing) => (false, missing, Vec::new()),
-            };
-            LevelFactsWire { level: level.into(), available, missing, degraded }
-        };
-        FactsWire {
-            kernel_major: f.kernel.major,
-            kernel_minor: f.kernel.minor,
-            user_namespaces: f.user_namespaces,
-            proc_mountable: f.proc_mountable,
-            time_namespaces: f.time_namespaces,
-            cgroup2: f.cgroup2,
-            controllers: controllers.iter().filter(|(_, on)| *on).map(|(name, _)| name.to_string()).collect(),
-            seccomp: f.seccomp,
-            landlock_abi: f.landlock_abi,
-            overlay: f.overlay,
-            idmapped_mounts: f.idmapped_mounts,
-            memfd_noexec: f.memfd_noexec,
-            levels: Level::ALL.map(level).into(),
-            runtimes: RUNTIMES
-                .iter()
-                .map(|(name, program)| RuntimeWire {
-                    name: name.to_string(),
-                    program: std::path::Path::new(program).exists().then(|| program.to_string()),
-                })
-                .collect(),
-        }
+        let s = &self.settings;
+        let mut checks = s.checks.clone();
+        crate::host::refresh(&mut checks);
+        survey::told(checks, &s.facts, s.rules.allow_degraded, s.minimal_enabled)
     }
 
     fn create(&mut self, from: ConnectionKey, seq: u32, create: Create) {

@@ -1,6 +1,8 @@
 //! What each level means. Pure: no I/O, no clock.
 
+pub mod doctor;
 mod explain;
+mod needs;
 pub mod plan;
 pub mod seccomp;
 pub mod table;

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::needs::LANDLOCK_FLOOR;
+pub use super::needs::availability;
 use super::table::{LevelTable, LimitRefusal, MIB, Scratch, resolve_limits, table};
 use crate::config::Ceilings;
 use crate::spec::{HostFacts, Level, LimitRequest, Limits};
@@ -229,82 +231,6 @@ const NAMESPACE_SYSCTLS: [&str; 8] = [
     "user/max_cgroup_namespaces",
     "user/max_time_namespaces",
 ];
-
-/// What `level` needs of `facts`, and what stands in where the operator allows it.
-///
-/// `Err` lists what has no substitute; `Ok` lists sentences about what was substituted (empty on a full host).
-fn judge(level: Level, facts: &HostFacts) -> (Vec<String>, Vec<String>) {
-    let mut fatal = Vec::new();
-    let mut substituted = Vec::new();
-    if level == Level::Maximum {
-        fatal.push("a Docker broker (sandkeep-docker): this build has none, level maximum can not be given".into());
-        return (fatal, substituted);
-    }
-    if !facts.seccomp {
-        fatal.push("seccomp filters (CONFIG_SECCOMP_FILTER)".into());
-    }
-    if !facts.cgroup2 {
-        substituted.push("cgroup2: no mount was found; a sandbox is ended by killing its pid 1".into());
-    }
-    if !facts.controllers.memory {
-        substituted.push(
-            "cgroup v2 controller memory: not available; each process is held by RLIMIT_DATA, their sum and pages of \
-             shared memory and memfds are not limited, out_of_memory is not \
-             reported and memory_peak_bytes is one process's"
-                .into(),
-        );
-    }
-    if !facts.controllers.pids {
-        substituted.push(
-            "cgroup v2 controller pids: not available; RLIMIT_NPROC on the sandbox's own uid limits processes, refused \
-             forks are not counted"
-                .into(),
-        );
-    }
-    if !facts.controllers.cpu {
-        substituted.push(
-            "cgroup v2 controller cpu: not available; the share of cpu is not limited, only the total of cpu time is"
-                .into(),
-        );
-    }
-    if level == Level::Minimal {
-        return (fatal, substituted);
-    }
-    if !facts.user_namespaces {
-        fatal.push(
-            "user namespaces (user.max_user_namespaces, an AppArmor restriction or the kernel forbids them)".into(),
-        );
-    } else if !facts.proc_mountable {
-        fatal.push(
-            "a mountable /proc in a user namespace (the host's own /proc is masked, as inside a container)".into(),
-        );
-    }
-    if !facts.overlay {
-        fatal.push("overlayfs".into());
-    }
-    if facts.landlock_abi < LANDLOCK_FLOOR {
-        substituted.push(format!(
-            "Landlock ABI {LANDLOCK_FLOOR}: the kernel has {}; file access is held by the private root alone",
-            facts.landlock_abi
-        ));
-    }
-    if !facts.time_namespaces {
-        substituted.push("time namespaces: not available; the host's uptime can be read".into());
-    }
-    (fatal, substituted)
-}
-
-const LANDLOCK_FLOOR: u32 = 2;
-
-/// What is missing for `level`, and what would be substituted with degrading allowed.
-pub fn availability(level: Level, facts: &HostFacts, allow_degraded: bool) -> Result<Vec<String>, Vec<String>> {
-    let (mut fatal, substituted) = judge(level, facts);
-    if !fatal.is_empty() || (!allow_degraded && !substituted.is_empty()) {
-        fatal.extend(substituted);
-        return Err(fatal);
-    }
-    Ok(substituted)
-}
 
 /// What will be built for `ask`.
 pub fn plan(ask: &Ask, rules: &Rules, facts: &HostFacts) -> Result<Plan, Refusal> {

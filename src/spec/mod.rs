@@ -1,5 +1,6 @@
 //! The vocabulary: ids, levels, limits, commands, outcomes, host facts. Constructors parse; nothing here does I/O.
 
+mod checks;
 mod command;
 mod enforced;
 mod facts;
@@ -9,6 +10,11 @@ mod limits;
 mod outcome;
 mod text;
 
+pub use checks::{
+    Attempt, CgroupChecks, ControllerState, CoreChecks, DockerChecks, HostChecks, IdmapCheck, IdmapPlace, LandlockAbi,
+    LandlockChecks, LeaseChecks, LeaseState, MemfdChecks, MemoryChecks, NamespaceChecks, RoomChecks, RuntimeCheck,
+    SeccompAction, SeccompChecks, errno_text,
+};
 pub use command::{Command, CommandError, ENV_BYTES_MAX, EXTRA_FDS_MAX};
 pub use enforced::{CgroupReport, Enforced, LandlockReport, LandlockStatus, NetworkReport, SeccompReport};
 pub use facts::{Controllers, HostFacts, KernelVersion};

@@ -269,12 +269,17 @@ impl Arguments {
 
 /// Landlock's ABI version, 0 where the kernel has none or it is switched off.
 pub fn landlock_abi() -> u32 {
+    landlock_version().unwrap_or(0)
+}
+
+/// Landlock's ABI version. ENOSYS: not built; EOPNOTSUPP: built, but switched off at boot (landlock_create_ruleset(2)).
+pub fn landlock_version() -> io::Result<u32> {
     const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
     let null = std::ptr::null::<libc::c_void>();
     // SAFETY: with a null attribute, size 0 and this flag the call only answers a number (landlock_create_ruleset(2)).
     let abi =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0usize, LANDLOCK_CREATE_RULESET_VERSION) };
-    u32::try_from(abi).unwrap_or(0)
+    Ok(u32::try_from(check(abi)?).unwrap_or(0))
 }
 
 /// Leaves the time namespace for later children: offsets can still be written, this process itself stays.

@@ -34,6 +34,16 @@ pub fn install(program: &[Instruction]) -> io::Result<()> {
     }
 }
 
+/// Whether filters may answer `action` (SECCOMP_RET_*). EOPNOTSUPP: this kernel does not know it.
+pub fn action_available(action: u32) -> io::Result<()> {
+    // SAFETY: SECCOMP_GET_ACTION_AVAIL reads the one 32-bit number that is pointed at, which outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

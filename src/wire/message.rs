@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::checks::ChecksWire;
+
 /// From the front. `seq` is chosen by the sender and comes back in the one [`Reply`] to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -274,6 +276,18 @@ pub struct FactsWire {
     pub levels: Vec<LevelFactsWire>,
     /// Runtimes this engine knows and their programs as seen inside.
     pub runtimes: Vec<RuntimeWire>,
+    /// What the engine was told when it judged `levels`.
+    pub allow_degraded: bool,
+    pub minimal_enabled: bool,
+    /// All that was tried, with reasons; the facts above follow from it.
+    pub checks: ChecksWire,
+}
+
+/// What `sandkeep-engine --probe` writes: as a reply to Probe, from an engine that serves nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    pub version: String,
+    pub facts: FactsWire,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

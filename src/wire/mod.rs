@@ -8,17 +8,19 @@
 //! The shapes are the wire's own. They convert to and from `spec`, whose constructors parse, so that nothing that
 //! arrives is used before it has been checked. Bytes are postcard (a documented, stable format).
 
+mod checks;
 pub mod client;
 mod codec;
 mod convert;
 mod message;
 
+pub use checks::*;
 pub use codec::{DecodeError, EncodeError, decode, encode};
 pub use convert::ConvertError;
 pub use message::*;
 
 /// Version of the seam; both ends must speak the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Larger packets are refused. A whole environment and argument list fit (see `spec::Command`).
 pub const PACKET_BYTES_MAX: usize = 96 * 1024;

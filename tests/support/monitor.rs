@@ -307,5 +307,8 @@ fn facts() -> FactsWire {
             level(LevelWire::Maximum, false),
         ],
         runtimes: vec![RuntimeWire { name: "bash".into(), program: Some("/usr/bin/bash".into()) }],
+        allow_degraded: false,
+        minimal_enabled: true,
+        checks: sandkeep::spec::HostChecks::complete().into(),
     }
 }

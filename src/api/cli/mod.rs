@@ -1,6 +1,7 @@
 //! `sandkeep`, the command line: speaks HTTP to the daemon over its Unix socket.
 
 mod client;
+mod doctor;
 mod exec;
 mod explain;
 mod pages;
@@ -50,6 +51,11 @@ enum Command {
     Tools,
     /// Tell what this host and you can have
     Capabilities,
+    /// Tell what this host lacks, which levels that costs and what mends it
+    ///
+    /// Asks the daemon for what its engine found. Where no daemon answers, or with --offline, root can have the same
+    /// tried out without one: nothing is left behind, and a daemon that runs is not disturbed.
+    Doctor(doctor::DoctorArgs),
     /// List executions that wait or run
     Ps,
     /// End an execution
@@ -168,6 +174,7 @@ fn run(cli: Cli) -> Result<u8, CliError> {
             let reply = client()?.ask(Method::GET, "/api/v1/capabilities", None)?;
             print(json, &reply, show::capabilities)
         }
+        Command::Doctor(args) => doctor::doctor(&socket(cli.socket.clone()), &args, json),
         Command::Ps => {
             let reply = client()?.ask(Method::GET, "/api/v1/executions", None)?;
             print(json, &reply, show::executions)
@@ -283,6 +290,7 @@ mod tests {
             "config check /x",
             "capabilities",
             "key new ci",
+            "doctor --offline --json",
         ] {
             Cli::try_parse_from(["sandkeep"].into_iter().chain(words.split(' ')))
                 .unwrap_or_else(|e| panic!("{words}: {e}"));

@@ -9,6 +9,7 @@ use super::execute::json_response;
 use super::layer::Caller;
 use super::problem::Problem;
 use super::router;
+use crate::api::findings;
 use crate::config::{Ceilings, Config, Role};
 use crate::policy::table::table;
 use crate::spec::{Level, LimitField};
@@ -36,22 +37,11 @@ pub(super) async fn capabilities(
             "level_floor": principal.level_floor.map(Level::name),
             "level_ceiling": principal.level_ceiling.map(Level::name),
         },
-        "host": {
-            "kernel": format!("{}.{}", facts.kernel_major, facts.kernel_minor),
-            "user_namespaces": facts.user_namespaces,
-            "proc_mountable": facts.proc_mountable,
-            "time_namespaces": facts.time_namespaces,
-            "cgroup2": facts.cgroup2,
-            "controllers": facts.controllers,
-            "seccomp": facts.seccomp,
-            "landlock_abi": facts.landlock_abi,
-            "overlay": facts.overlay,
-            "idmapped_mounts": facts.idmapped_mounts,
-            "memfd_noexec": facts.memfd_noexec,
-        },
+        "host": findings::host(&facts),
         "levels": levels,
         "runtimes": runtimes,
         "tools": tools,
+        "checks": findings::checks(&facts),
     });
     Ok(json_response(body.to_string().into_bytes()))
 }
