@@ -175,9 +175,11 @@ fn a_detached_run_outlives_its_front() {
     let mut asked = support::create(&id, LevelWire::Standard);
     asked.lifetime = LifetimeWire::Detached;
     asked.limits.wall_ms = Some(240_000);
-    let script = "echo before; sleep 4; echo after; exit 7";
+    // It ends when it is told, however long a restart takes here.
+    let script = "trap 'echo after; exit 7' USR1; echo before; while :; do sleep 0.1; done";
     let running = seam.start_as(asked, Exec { wall_ms: 240_000, ..support::exec(&id, script) });
     let (pid, engine) = (seam.stat(&id).host_pid, pid_of(ENGINE));
+    let command = outside::command_of(pid);
     drop((seam, running.out, running.err));
     service.must(&["restart", FRONT]);
     service.wait_ready();
@@ -187,6 +189,7 @@ fn a_detached_run_outlives_its_front() {
     assert_eq!(entries.iter().map(|e| e.id.clone()).collect::<Vec<_>>(), [id.to_string()]);
     let mut outputs = outputs.into_iter();
     let out = support::read_all(outputs.next().unwrap());
+    kill(Pid::from_raw(command), Signal::SIGUSR1).unwrap();
     assert_eq!(seam.wait_exited(&id).outcome, OutcomeWire::Exited { code: 7 });
     assert_eq!(out.join().unwrap(), "before\nafter\n");
     seam.wait_reaped(&id);
