@@ -201,7 +201,7 @@ fn tcp_needs_a_credential_unless_loopback_is_trusted() {
     let get = "GET /api/v1/tools HTTP/1.1\r\nHost: localhost\r\n";
     let reply = off.raw_tcp(get, b"");
     assert_eq!(reply.problem(), (401, "unauthenticated".into()));
-    assert!(reply.json()["hint"].as_str().unwrap().contains("tcp_anonymous"));
+    assert!(reply.json()["hint"].as_str().unwrap().contains("API key"));
     let on = Front::start("[listen]\ntcp_anonymous = 'loopback'\n");
     assert_eq!(on.raw_tcp(get, b"").status, 200);
     for head in [

@@ -27,8 +27,18 @@ pub struct Lack {
     pub requirement: Requirement,
     /// Something weaker stands in where the operator allows it.
     pub substituted: bool,
-    /// What is missing and, where substituted, what that means.
+    /// What is missing and, after a semicolon where substituted, what that means.
     pub sentence: String,
+}
+
+impl Lack {
+    /// What is missing alone: whoever is refused does not get what would stand in.
+    fn missing(self) -> String {
+        match self.sentence.split_once("; ") {
+            Some((missing, _)) if self.substituted => missing.to_owned(),
+            _ => self.sentence,
+        }
+    }
 }
 
 /// What `level` lacks on a host with `facts`.
@@ -108,6 +118,6 @@ pub fn lacks(level: Level, facts: &HostFacts) -> Vec<Lack> {
 pub fn availability(level: Level, facts: &HostFacts, allow_degraded: bool) -> Result<Vec<String>, Vec<String>> {
     let (substituted, fatal): (Vec<_>, Vec<_>) = lacks(level, facts).into_iter().partition(|lack| lack.substituted);
     let refused = !fatal.is_empty() || (!allow_degraded && !substituted.is_empty());
-    let sentences = fatal.into_iter().chain(substituted).map(|lack| lack.sentence).collect();
-    if refused { Err(sentences) } else { Ok(sentences) }
+    let all = fatal.into_iter().chain(substituted);
+    if refused { Err(all.map(Lack::missing).collect()) } else { Ok(all.map(|lack| lack.sentence).collect()) }
 }

@@ -171,7 +171,11 @@ impl From<CallError> for Problem {
             E::MissingToolchain { .. } => Self::new(status, "missing_toolchain", detail),
             E::Forbidden(_) => Self::new(status, "forbidden", detail),
             E::Conflict(_) | E::Ended => Self::new(status, "conflict", detail),
-            E::LevelUnavailable { .. } => Self::new(status, "level_unavailable", detail),
+            E::LevelUnavailable { .. } => {
+                let mut problem = Self::new(status, "level_unavailable", detail);
+                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");
+                problem
+            }
             E::EngineUnavailable(source) => engine_unavailable(&source),
             E::SetupFailed { .. } => Self::new(status, "setup_failed", detail).retry_after(Some(SOON)),
             E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(retry_after),
