@@ -35,3 +35,14 @@ check_host() {
   version=$(rustc --version | awk '{print $2}')
   printf '1.95.0\n%s\n' "$version" | sort -V -C || die "Rust 1.95 or newer is needed, this is $version"
 }
+
+# Manual pages and completions, written by the program SANDKEEP itself. Arguments: program directory
+write_assets() {
+  local program=$1 to=$2 shell
+  rm -rf "$to"
+  mkdir -p "$to"
+  "$program" man "$to/man"
+  for shell in bash zsh fish; do
+    "$program" completions "$shell" >"$to/sandkeep.$shell"
+  done
+}

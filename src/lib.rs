@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod arguments;
 pub mod backend;
 pub mod config;
 pub mod engine;

@@ -1,6 +1,11 @@
 //! Golden files: what the public sees may change only together with its file. `UPDATE_GOLDEN=1` writes them.
 
+#[path = "support/machine.rs"]
+mod machine;
+
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use sandkeep::config::{Config, Overrides};
 use sandkeep::policy::explain;
@@ -63,6 +68,67 @@ fn the_programs_say_how_they_are_used() {
         let help = std::process::Command::new(program).arg("--help").output().unwrap();
         assert!(help.status.success());
         golden(&format!("help-{name}.txt"), &String::from_utf8(help.stdout).unwrap());
+    }
+}
+
+fn run_with(stdin: &[u8], program: &str, arguments: &[&str]) -> (bool, String) {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin).unwrap();
+    let out = child.wait_with_output().unwrap();
+    (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+#[test]
+fn completions_are_scripts_of_their_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        let out = Command::new(env!("CARGO_BIN_EXE_sandkeep")).args(["completions", shell]).output().unwrap();
+        assert!(out.status.success(), "{shell}");
+        let text = String::from_utf8(out.stdout).unwrap();
+        for word in ["exec", "explain", "capabilities", "completions"] {
+            assert!(text.contains(word), "{shell}: {word}");
+        }
+        if machine::expect(shell) {
+            assert_eq!(run_with(text.as_bytes(), shell, &["-n"]), (true, String::new()), "{shell}");
+        }
+    }
+    // Control: the check sees what is wrong.
+    assert!(!run_with(b"if", "bash", &["-n"]).0);
+}
+
+#[test]
+fn manual_pages_are_well_formed() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = Command::new(env!("CARGO_BIN_EXE_sandkeep")).arg("man").arg(dir.path()).status().unwrap();
+    assert!(written.success());
+    let man = |path: &Path| {
+        let out = Command::new("man").args(["--warnings", "-l"]).arg(path).env("LC_ALL", "C.UTF-8").output().unwrap();
+        (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let check = machine::expect("man");
+    for (folder, page) in [("man1", "sandkeep.1"), ("man1", "sandkeep-exec.1"), ("man5", "sandkeep.toml.5")] {
+        assert!(dir.path().join(folder).join(page).exists(), "{page}");
+    }
+    for entry in ["man1", "man5", "man8"].iter().flat_map(|d| std::fs::read_dir(dir.path().join(d)).unwrap()) {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH \"SEE ALSO\""] {
+            assert!(text.contains(section), "{}: {section}", path.display());
+        }
+        if check {
+            assert_eq!(man(&path), (true, String::new()), "{}", path.display());
+        }
+    }
+    if check {
+        // Control: the check sees what is wrong.
+        let broken = dir.path().join("broken.1");
+        std::fs::write(&broken, ".TH a 1\n.SH NAME\n.nosuchmacro\n").unwrap();
+        assert_ne!(man(&broken).1, "");
     }
 }
 

@@ -2,41 +2,13 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use sandkeep::arguments::Engine;
 use sandkeep::config::{ConfigError, EXIT_CONFIG, Overrides, Source};
 use sandkeep::engine::{Options, probe, run};
 use sandkeep::wire::encode;
-
-#[derive(Parser)]
-#[command(version, about = "Builds, watches and removes sandboxes; the privileged half of Sandkeep")]
-struct Arguments {
-    /// TOML file; it must be root's.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Directory kept over restarts.
-    #[arg(long)]
-    state_dir: Option<PathBuf>,
-    /// Run with substitutes where the host lacks something, and say so in every reply.
-    #[arg(long)]
-    allow_degraded: bool,
-    /// Try out what this host has, write it to standard output for `sandkeep doctor`, and end; nothing is left.
-    #[arg(long)]
-    probe: bool,
-    /// End when this process, which must be the parent, ends.
-    #[arg(long, hide = true)]
-    supervisor: Option<i32>,
-    /// Leave a fence out (test builds only).
-    #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    drop_fence: Vec<String>,
-    /// Fail at a launch step (test builds only).
-    #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    fail_at: Option<String>,
-}
 
 /// All that the engine is told through its environment.
 const ENVIRONMENT: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "RUST_LOG"];
@@ -59,7 +31,7 @@ fn main() -> ExitCode {
         tracing::error!(%error, "engine");
         return ExitCode::FAILURE;
     }
-    match start(Arguments::parse()) {
+    match start(Engine::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!(error = %e, "engine");
@@ -68,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn start(arguments: Engine) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(supervisor) = arguments.supervisor {
         sandkeep::supervisor::die_with(supervisor)?;
     }

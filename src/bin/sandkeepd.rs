@@ -2,88 +2,19 @@
 //! dies. The front, which alone talks to callers, gives up every right before it listens.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::net::TcpListener;
 use std::process::ExitCode;
 
 use clap::Parser;
 use sandkeep::api::http::{FrontOptions, run};
-use sandkeep::config::{Config, ConfigError, DEFAULT_TCP, EXIT_CONFIG, Overrides, Source};
+use sandkeep::arguments::Daemon;
+use sandkeep::config::{Config, ConfigError, EXIT_CONFIG, Source};
 use sandkeep::state::{self, StateError};
 use sandkeep::supervisor::{self, Listeners, Supervisor};
 
-#[derive(Parser)]
-#[command(version, about = "A fresh sandbox for every tool call, over a Unix socket")]
-struct Arguments {
-    /// TOML file; the default is /etc/sandkeep/sandkeep.toml where that exists, else built-in settings.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Path of the public Unix socket.
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// Also listen on TCP; without an address on 127.0.0.1:8000 and [::1]:8000.
-    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "default")]
-    tcp: Option<Vec<String>>,
-    /// Directory kept over restarts; sockets and journal then lie in its `run`.
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Run with substitutes where the host lacks something, and say so in every reply.
-    #[arg(long)]
-    allow_degraded: bool,
-    /// Be the front alone, for service managers: serve on the sockets that were passed (sd_listen_fds(3)) without any
-    /// right; the engine is started apart.
-    #[arg(long)]
-    front: bool,
-    #[arg(long, hide = true)]
-    supervisor: Option<i32>,
-    #[arg(long, hide = true)]
-    listen_fd: Vec<RawFd>,
-    /// Leave a fence out (test builds only).
-    #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    drop_fence: Vec<String>,
-    /// Fail at a launch step (test builds only).
-    #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    fail_at: Option<String>,
-}
-
-impl Arguments {
-    fn overrides(&self) -> Result<Overrides, String> {
-        let mut tcp = Vec::new();
-        for text in self.tcp.iter().flatten() {
-            let addresses: Vec<&str> = if text == "default" { DEFAULT_TCP.into() } else { vec![text] };
-            for address in addresses {
-                tcp.push(address.parse::<SocketAddr>().map_err(|e| format!("--tcp {address}: {e}"))?);
-            }
-        }
-        Ok(Overrides {
-            socket: self.socket.clone(),
-            tcp,
-            state_dir: self.state_dir.clone(),
-            allow_degraded: self.allow_degraded,
-        })
-    }
-
-    /// What both other processes must be told in the same words.
-    fn common(&self) -> Vec<OsString> {
-        let mut common = Vec::new();
-        for (flag, value) in [("--config", &self.config), ("--state-dir", &self.state_dir)] {
-            if let Some(value) = value {
-                common.extend([flag.into(), value.into()]);
-            }
-        }
-        if self.allow_degraded {
-            common.push("--allow-degraded".into());
-        }
-        common
-    }
-}
-
 fn main() -> ExitCode {
     sandkeep::telemetry::init("info");
-    match start(Arguments::parse()) {
+    match start(Daemon::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!(error = %e, "sandkeepd");
@@ -93,7 +24,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn start(arguments: Daemon) -> Result<(), Box<dyn std::error::Error>> {
     let source = Source::new(arguments.config.clone(), arguments.overrides()?);
     let config = source.read()?;
     if arguments.front {
@@ -116,7 +47,7 @@ fn start(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     Ok(Supervisor { common: arguments.common(), config, source, engine, front }.run()?)
 }
 
-fn front(config: Config, mut source: Source, arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), Box<dyn std::error::Error>> {
     let sockets = if arguments.listen_fd.is_empty() {
         supervisor::activated()
     } else {

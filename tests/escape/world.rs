@@ -113,9 +113,16 @@ impl World {
         exec.argv = ["python3", "-I", "/proc/self/fd/3"].map(String::from).into();
         exec.argv.extend(probes.iter().map(|p| p.to_string()));
         exec.env.extend(self.settings(engine));
-        exec.wall_ms = 30_000;
+        // More than any of the level's scratch has.
+        let inodes = if level == LevelWire::Strict { 5_000 } else { 20_000 };
+        exec.env.push(("P_INODES".into(), inodes.to_string()));
+        // An emulated machine is slow: whatever ends the probes, it shall not be a clock.
+        exec.wall_ms = 240_000;
+        let mut create = create(&id, level);
+        create.limits.wall_ms = Some(240_000);
+        create.limits.cpu_time_ms = Some(240_000);
         let mut front = engine.connect();
-        let ran = front.run_with(create(&id, level), exec, sealed(b""), vec![sealed(SCRIPT.as_bytes())]);
+        let ran = front.run_with(create, exec, sealed(b""), vec![sealed(SCRIPT.as_bytes())]);
         assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 0 }, "{}\n{}", ran.stdout, ran.stderr);
         parse(&ran.stdout)
     }

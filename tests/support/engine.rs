@@ -72,12 +72,7 @@ impl Engine {
     }
 
     pub fn connect(&self) -> Front {
-        let fd = packet_connect(&self.socket()).expect("connect");
-        let mut front = Front { fd, seq: 0, events: Vec::new() };
-        match front.call(Verb::Hello { protocol: PROTOCOL }) {
-            Reply::Hello { .. } => front,
-            other => panic!("{other:?}"),
-        }
+        Front::to(&self.socket())
     }
 
     /// SIGTERM; returns whether it ended well.
@@ -173,6 +168,16 @@ pub struct Ran {
 }
 
 impl Front {
+    /// Of whichever engine answers at `path`.
+    pub fn to(path: &Path) -> Self {
+        let fd = packet_connect(path).expect("connect");
+        let mut front = Self { fd, seq: 0, events: Vec::new() };
+        match front.call(Verb::Hello { protocol: PROTOCOL }) {
+            Reply::Hello { .. } => front,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn send(&mut self, verb: Verb, fds: &[OwnedFd]) -> u32 {
         self.seq += 1;
         let bytes = encode(&Request { seq: self.seq, verb }).unwrap();

@@ -18,6 +18,12 @@ pub fn promised_number(name: &str) -> Option<u32> {
     declared.split(',').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
+/// How often: `full` times, or `few` where the run says that its machine is slow (`SANDKEEP_SLOW_MACHINE`, as `scripts/vm`
+/// does). For counts that show nothing more on another kernel.
+pub fn times(full: usize, few: usize) -> usize {
+    if std::env::var_os("SANDKEEP_SLOW_MACHINE").is_some() { few } else { full }
+}
+
 /// True where the test may go on. Missing and promised: a failure. Missing and not promised: says so.
 #[track_caller]
 pub fn expect(name: &str) -> bool {
@@ -48,6 +54,13 @@ fn has(name: &str) -> bool {
         "landlock" => landlock() > 0,
         "landlock-net" => landlock() >= 4,
         "landlock-scopes" => landlock() >= 6,
+        // Sandkeep is installed and this test may do with the service what it likes.
+        "systemd" => {
+            let unit = |dir: &str| Path::new(dir).join("systemd/system/sandkeepd.service").exists();
+            Path::new("/run/systemd/system").is_dir()
+                && promised("systemd")
+                && ["/usr/lib", "/usr/local/lib", "/etc"].iter().any(|dir| unit(dir))
+        }
         "memfd-noexec" => Path::new("/proc/sys/vm/memfd_noexec").exists(),
         "fault-injection" => cfg!(feature = "fault-injection"),
         program => ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|d| Path::new(d).join(program).exists()),

@@ -4,6 +4,7 @@ mod client;
 mod doctor;
 mod exec;
 mod explain;
+mod pages;
 mod show;
 mod verify;
 
@@ -76,6 +77,11 @@ enum Command {
     /// Work on API keys, for callers over TCP
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Print a shell's completion script
+    Completions { shell: pages::CompletionShell },
+    /// Write all manual pages below a directory, as `man1/…`
+    #[command(hide = true)]
+    Man { dir: PathBuf },
 }
 
 #[derive(Subcommand)]
@@ -188,6 +194,14 @@ fn run(cli: Cli) -> Result<u8, CliError> {
         }
         Command::Verify(args) => verify::verify(socket(cli.socket), &args, json),
         Command::Config(ConfigCommand::Check { file }) => check(file.as_deref(), json),
+        Command::Completions { shell } => {
+            out(&String::from_utf8_lossy(&pages::completions(shell)))?;
+            Ok(0)
+        }
+        Command::Man { dir } => {
+            pages::write(&dir).map_err(CliError::Output)?;
+            Ok(0)
+        }
         Command::Key(KeyCommand::New { principal }) => new_key(&principal, json),
     }
 }
