@@ -247,7 +247,7 @@ fn a_reload_applies_a_good_file_and_keeps_the_old_one_over_a_bad_one() {
         slow.join().unwrap()
     });
     assert_eq!(running["result"]["stdout"], "over\n", "a call that ran over the reload");
-    assert!(daemon.log().contains("need a restart of the front") && daemon.log().contains("\"http\""));
+    assert!(daemon.log().contains("need a restart of the front keys=[\"http\"]"), "{}", daemon.log());
 
     for bad in ["nonsense = 1\n", "[ceilings]\nmax_memory_mb = 0\n", "[levels\n"] {
         let before = daemon.log().len();

@@ -67,7 +67,7 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     let ids = is_root.then(|| supervisor::front_ids(&config));
     state::open(&config.state_dir.join("front"), ids)?;
     std::env::set_current_dir(&config.run_dir).map_err(|e| format!("{}: {e}", config.run_dir.display()))?;
-    let served = Config { run_dir: ".".into(), ..config };
+    let engine_socket = Config { run_dir: ".".into(), ..config.clone() }.engine_socket();
     if let Some((uid, gid)) = ids {
         // While it still can: the front is not what a host short of memory should kill first.
         if let Err(e) = std::fs::write("/proc/self/oom_score_adj", "-900") {
@@ -80,5 +80,5 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
         supervisor::die_with(parent)?;
     }
     let Listeners { unix, tcp } = listeners;
-    Ok(run(FrontOptions { config: served, source: Some(source), keys, unix, tcp, ready: None, engine_uid: 0 })?)
+    Ok(run(FrontOptions { config, source: Some(source), keys, engine_socket, unix, tcp, ready: None, engine_uid: 0 })?)
 }

@@ -15,6 +15,7 @@ mod tools;
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct FrontOptions {
     /// For SIGHUP; `None` where the configuration came from nowhere (tests).
     pub source: Option<Source>,
     pub keys: Vec<ApiKey>,
+    /// As this process reaches it.
+    pub engine_socket: PathBuf,
     pub unix: Option<std::os::unix::net::UnixListener>,
     pub tcp: Vec<std::net::TcpListener>,
     /// Told by one byte, and closed, once connections are accepted and the engine has been looked for once.
@@ -53,7 +56,17 @@ pub struct FrontOptions {
 impl FrontOptions {
     /// No listener yet; the engine runs as root.
     pub fn new(config: Config) -> Self {
-        Self { config, source: None, keys: Vec::new(), unix: None, tcp: Vec::new(), ready: None, engine_uid: 0 }
+        let engine_socket = config.engine_socket();
+        Self {
+            engine_socket,
+            config,
+            source: None,
+            keys: Vec::new(),
+            unix: None,
+            tcp: Vec::new(),
+            ready: None,
+            engine_uid: 0,
+        }
     }
 }
 
@@ -81,12 +94,12 @@ pub fn run(options: FrontOptions) -> Result<(), FrontError> {
 }
 
 async fn serve(options: FrontOptions) -> Result<(), FrontError> {
-    let FrontOptions { config, source, keys, unix, tcp, ready, engine_uid } = options;
+    let FrontOptions { config, source, keys, engine_socket, unix, tcp, ready, engine_uid } = options;
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
     let config = Arc::new(config);
-    let monitor = Arc::new(Monitor::new(config.engine_socket(), engine_uid));
+    let monitor = Arc::new(Monitor::new(engine_socket, engine_uid));
     let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor)));
     let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
