@@ -44,6 +44,7 @@ const STEPS: &[(&str, When)] = &[
     ("chdir", When::Exec),
     ("clone3", When::Create),
     ("close descriptors", When::Create),
+    ("close mounts", When::Create),
     ("descriptors", When::Exec),
     ("detach old root", When::Create),
     ("die with parent", When::Create),

@@ -101,6 +101,10 @@ fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
     mount::pivot_to_cwd().step("pivot_root", "/")?;
     nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).step("detach old root", "/")?;
     std::env::set_current_dir("/").step("enter root", "/")?;
+    // They are attached; held open they would keep a way to what lies below them, at minimal the host's tree.
+    if !dropped(Fence::Descriptors) {
+        fd::close_all_but(&[channel.as_raw_fd()]).step("close mounts", "")?;
+    }
     null_stdio().step("stdio", "/dev/null")?;
 
     let loopback_up = if plan.namespaces.contains(&Namespace::Net) && !dropped(Fence::NetNamespace) {

@@ -6,6 +6,7 @@ mod exec;
 mod explain;
 mod pages;
 mod show;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ enum Command {
         /// minimal, standard, strict or maximum
         level: Level,
     },
+    /// Try every fence of every level on the live daemon; exit code 1 where one does not hold
+    Verify(verify::VerifyArgs),
     /// Work on the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -189,6 +192,7 @@ fn run(cli: Cli) -> Result<u8, CliError> {
             let value = serde_json::json!({ "level": level.name(), "text": text });
             print(json, &value, |_| text.clone())
         }
+        Command::Verify(args) => verify::verify(socket(cli.socket), &args, json),
         Command::Config(ConfigCommand::Check { file }) => check(file.as_deref(), json),
         Command::Completions { shell } => {
             out(&String::from_utf8_lossy(&pages::completions(shell)))?;
