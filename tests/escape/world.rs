@@ -120,7 +120,7 @@ impl World {
         exec.wall_ms = 240_000;
         let mut create = create(&id, level);
         create.limits.wall_ms = Some(240_000);
-        create.limits.cpu_time_ms = Some(240_000);
+        create.limits.cpu_time_ms = Some(120_000);
         let mut front = engine.connect();
         let ran = front.run_with(create, exec, sealed(b""), vec![sealed(SCRIPT.as_bytes())]);
         assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 0 }, "{}\n{}", ran.stdout, ran.stderr);
