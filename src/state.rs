@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use crate::config::file::read_no_follow;
+
 /// Brings the directory from the schema of its index to the next. Must be safe to run again after a crash half-way.
 type Migration = fn(&Path) -> io::Result<()>;
 
@@ -88,12 +90,13 @@ fn migrate(dir: &Path, migrations: &[Migration]) -> Result<(usize, usize), State
 /// `None`: nothing was ever written there by a version that counts.
 fn schema(dir: &Path) -> Result<Option<usize>, StateError> {
     let path = dir.join(FILE);
-    let text = match fs::metadata(&path).and_then(|m| {
-        if m.len() > FILE_BYTES_MAX { Err(io::ErrorKind::InvalidData.into()) } else { fs::read_to_string(&path) }
-    }) {
-        Ok(text) => text,
+    let text = match read_no_follow(&path, FILE_BYTES_MAX) {
+        Ok((text, _)) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(StateError::Damaged(path)),
+        // Too long, not text, no file at all: none of it was written here.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Other) => {
+            return Err(StateError::Damaged(path));
+        }
         Err(source) => return Err(StateError::Io { path, source }),
     };
     text.trim().parse().map(Some).map_err(|_| StateError::Damaged(path))

@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::unistd::{Gid, Group, Pid, Uid, User, getppid, setgroups, setresgid, setresuid};
 
-use crate::config::{Config, Source};
+use crate::config::{Config, EXIT_CONFIG, Source};
 use crate::policy::FRONT_ID_DEFAULT;
 
 /// The first restart waits this long, the next twice as long, up to the second.
@@ -42,6 +42,8 @@ const ENGINE_STOP: Duration = Duration::from_millis(1100);
 pub struct SupervisorError {
     what: String,
     source: io::Error,
+    /// A child said that starting it again will not help ([`EXIT_CONFIG`]).
+    pub unusable: bool,
 }
 
 trait Named<T> {
@@ -50,7 +52,7 @@ trait Named<T> {
 
 impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
     fn named(self, what: impl Into<String>) -> Result<T, SupervisorError> {
-        self.map_err(|e| SupervisorError { what: what.into(), source: e.into() })
+        self.map_err(|e| SupervisorError { what: what.into(), source: e.into(), unusable: false })
     }
 }
 
@@ -177,7 +179,8 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Runs the daemon until SIGTERM or SIGINT and leaves nothing but its state.
-    pub fn run(self) -> Result<(), SupervisorError> {
+    pub fn run(mut self) -> Result<(), SupervisorError> {
+        self.source.hold().named("configuration")?;
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
         let mut mask = SigSet::empty();
         [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().for_each(|s| mask.add(s));
@@ -235,6 +238,10 @@ impl Supervisor {
                     && let Some(status) = child.try_wait().named(process.name)?
                 {
                     process.ended(status);
+                    if status.code() == Some(EXIT_CONFIG.into()) {
+                        let source = io::Error::other("can not be started with these settings or this state");
+                        return Err(SupervisorError { what: process.name.into(), source, unusable: true });
+                    }
                     if (QUICK_ENDS_MAX..u32::MAX).contains(&process.quick_ends) {
                         let reason = "ends as soon as it is started; its own messages above say why";
                         return Err(io::Error::other(reason)).named(process.name);
@@ -246,7 +253,7 @@ impl Supervisor {
 
     /// Hands SIGHUP on where the file can be applied. Both must read the same: one that is bad is refused here, for both.
     fn reload(&self, engine: &Process, front: &Process) {
-        match self.source.read() {
+        match self.source.read_for_both() {
             Ok(_) => [engine, front].into_iter().for_each(|process| process.signal(Signal::SIGHUP)),
             Err(error) => tracing::error!(%error, "configuration not reloaded, the old one stays in force"),
         }
@@ -267,8 +274,12 @@ impl Supervisor {
         make(state, &mut Vec::new())?;
         let front_state = state.join("front");
         make(&front_state, &mut Vec::new())?;
-        fs::set_permissions(&front_state, Permissions::from_mode(0o700)).named(front_state.display().to_string())?;
-        chown(&front_state, Some(uid), Some(gid)).named(front_state.display().to_string())?;
+        // On the directory itself: whoever owns the one above could have put a link here.
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(&front_state);
+        let own = opened.named(front_state.display().to_string())?;
+        own.set_permissions(Permissions::from_mode(0o700)).named(front_state.display().to_string())?;
+        fchown(&own, Some(uid), Some(gid)).named(front_state.display().to_string())?;
         make(&self.config.run_dir, &mut made)?;
         if let Some(parent) = self.config.listen.socket.parent() {
             make(parent, &mut made)?;

@@ -413,3 +413,56 @@ fn a_subtree_that_somebody_removed_is_made_again() {
     let (_, well) = daemon.stop();
     assert!(well);
 }
+
+/// What is no file, is not root's, or only one half could read, is refused for both, and nothing hangs over it.
+#[test]
+fn a_reload_never_applies_to_one_half_alone() {
+    if !machine::expect_all(&["root"]) {
+        return;
+    }
+    let daemon = Daemon::start("[ceilings]\nmax_memory_mb = 600\n", &[]);
+    let file = daemon.dir.path().join("sandkeep.toml");
+    let write = |mode: u32, owner: u32| {
+        let _ = std::fs::remove_file(&file);
+        std::fs::write(&file, "[ceilings]\nmax_memory_mb = 300\n").unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(&file, Some(owner), None).unwrap();
+    };
+    let refused = |what: &str, reason: &str| {
+        let before = daemon.log().len();
+        hang_up(&daemon);
+        let said = within(Duration::from_secs(5), || daemon.log()[before..].contains("not reloaded"));
+        let log = daemon.log()[before..].to_owned();
+        assert!(said && log.contains(reason) && !log.contains("configuration reloaded"), "{what}: {log}");
+        assert_eq!((limit_of(&daemon, 600), limit_of(&daemon, 601)), (200, 400), "{what}");
+    };
+    write(0o644, 12345);
+    refused("another's file", "must belong to root");
+    write(0o666, 0);
+    refused("writable by all", "must belong to root");
+    write(0o600, 0);
+    refused("root's alone", "can not be read by the front");
+    std::fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    refused("a fifo", "not a regular file");
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+    refused("a device", "not a regular file");
+    write(0o644, 0);
+    hang_up(&daemon);
+    assert!(within(Duration::from_secs(5), || limit_of(&daemon, 301) == 400));
+    let (took, well) = daemon.stop();
+    assert!(well && took < Duration::from_secs(6), "{took:?}");
+}
+
+/// A whole daemon whose state or settings can not be used ends with the code that says so.
+#[test]
+fn a_childs_reason_not_to_start_is_the_daemons() {
+    if !machine::expect_all(&["root"]) {
+        return;
+    }
+    let manager = Manager::new("");
+    std::fs::write(manager.path("front/schema"), "99\n").unwrap();
+    let status = manager.command(env!("CARGO_BIN_EXE_sandkeepd")).stdin(Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(78), "{}", std::fs::read_to_string(manager.path("log")).unwrap());
+}

@@ -10,7 +10,7 @@ use sandkeep::api::http::{FrontOptions, run};
 use sandkeep::arguments::Daemon;
 use sandkeep::config::{Config, ConfigError, EXIT_CONFIG, Source};
 use sandkeep::state::{State, StateError};
-use sandkeep::supervisor::{self, Listeners, Supervisor};
+use sandkeep::supervisor::{self, Listeners, Supervisor, SupervisorError};
 
 fn main() -> ExitCode {
     sandkeep::telemetry::init("info");
@@ -18,7 +18,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!(error = %e, "sandkeepd");
-            let unusable = e.is::<ConfigError>() || e.is::<StateError>();
+            let child = e.downcast_ref::<SupervisorError>().is_some_and(|e| e.unusable);
+            let unusable = child || e.is::<ConfigError>() || e.is::<StateError>();
             if unusable { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
 
 fn start(arguments: Daemon) -> Result<(), Box<dyn std::error::Error>> {
     let source = Source::new(arguments.config.clone(), arguments.overrides()?);
-    let config = source.read()?;
+    let config = source.read_as_roots()?;
     if arguments.front {
         return front(config, source, &arguments);
     }
@@ -75,12 +76,12 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
         }
         supervisor::drop_privilege(uid, gid)?;
     }
-    // Only now: what lies in there is the front's, and root must not follow a link of its making.
-    state.open()?;
     // After the ids: changing them clears it.
     if let Some(parent) = arguments.supervisor {
         supervisor::die_with(parent)?;
     }
+    // Only now: what lies in there is the front's, and root must not follow a link of its making.
+    state.open()?;
     let Listeners { unix, tcp } = listeners;
     Ok(run(FrontOptions { config, source: Some(source), keys, engine_socket, unix, tcp, ready: None, engine_uid: 0 })?)
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{ConfigError, PrincipalRule};
+use super::source::is_roots;
+use super::{ConfigError, PrincipalRule, file};
 
 /// What every key begins with, so that scanners for leaked secrets know one.
 pub const KEY_PREFIX: &str = "sandkeep_";
@@ -41,12 +42,15 @@ pub fn line(principal: &str, key: &str) -> String {
 ///
 /// Fails where a line is malformed or names a principal that is not in `principals`: a key that lets nobody in is a
 /// mistake that should be heard of at start.
-pub fn read(path: &Path, principals: &[PrincipalRule]) -> Result<Vec<ApiKey>, ConfigError> {
-    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
-        return Err(failed(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes"))));
+///
+/// `owned`: the file must be root's and writable by nobody else, since whoever writes it can call as an admin.
+pub fn read(path: &Path, principals: &[PrincipalRule], owned: bool) -> Result<Vec<ApiKey>, ConfigError> {
+    let read = file::read(path, FILE_BYTES_MAX);
+    let (text, metadata) = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    if owned && !is_roots(&metadata) {
+        return Err(ConfigError::Owner { path: path.to_owned() });
     }
-    parse(&std::fs::read_to_string(path).map_err(failed)?, path, principals)
+    parse(&text, path, principals)
 }
 
 fn parse(text: &str, path: &Path, principals: &[PrincipalRule]) -> Result<Vec<ApiKey>, ConfigError> {

@@ -1,5 +1,6 @@
 //! Settings: a TOML file and a few flags become one validated [`Config`], once, at start. Unknown keys fail.
 
+pub mod file;
 pub mod keys;
 mod raw;
 mod source;
@@ -133,8 +134,14 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: {message}")]
     Syntax { path: PathBuf, message: String },
-    #[error("{path}: ceilings must be root's: the file must belong to root and be writable by nobody else")]
+    #[error(
+        "{path}: must belong to root and be writable by nobody else: limits, principals and keys are root's to give"
+    )]
     Owner { path: PathBuf },
+    #[error("{path}: lies in another directory than at the start: restart the daemon")]
+    Moved { path: PathBuf },
+    #[error("{path}: can not be read by the front, which has no rights: give it mode 0644")]
+    Unreadable { path: PathBuf },
     #[error("{key}: {message}")]
     Value { key: &'static str, message: String },
 }
@@ -169,7 +176,11 @@ impl Config {
     /// The API keys: of the configured file, or of the credential, or none.
     pub fn api_keys(&self) -> Result<Vec<keys::ApiKey>, ConfigError> {
         match self.listen.api_keys.clone().or_else(keys::credential) {
-            Some(file) => keys::read(&file, &self.principals),
+            Some(file) => {
+                // A credential's file belongs to whom it was passed to; this one is read where root put it.
+                let owned = self.listen.api_keys.is_some() && nix::unistd::geteuid().is_root();
+                keys::read(&file, &self.principals, owned)
+            }
             None => Ok(Vec::new()),
         }
     }

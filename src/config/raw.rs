@@ -152,14 +152,11 @@ fn user() -> Role {
     Role::User
 }
 
-/// Reads `path`, which errors call `shown`.
-pub(super) fn read(path: &Path, shown: &Path) -> Result<Raw, ConfigError> {
+/// Reads `path`, which errors call `shown`; also what the file that was read is like.
+pub(super) fn read(path: &Path, shown: &Path) -> Result<(Raw, std::fs::Metadata), ConfigError> {
     let failed = |source| ConfigError::Read { path: shown.to_owned(), source };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(failed(std::io::Error::other(format!("{size} bytes is more than {FILE_BYTES_MAX}"))));
-    }
-    parse(&std::fs::read_to_string(path).map_err(failed)?, shown)
+    let (text, metadata) = file::read(path, FILE_BYTES_MAX).map_err(failed)?;
+    Ok((parse(&text, shown)?, metadata))
 }
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<Raw, ConfigError> {

@@ -1,69 +1,119 @@
 //! Where settings come from, so that they can be read again: applied where they are valid, else kept as they were.
 
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
 
-/// A file, or none, and the flags over it.
+/// A file and the flags over it.
 #[derive(Debug)]
 pub struct Source {
     /// As operators know it.
-    file: Option<PathBuf>,
+    file: PathBuf,
+    /// Nobody named it: where it does not exist, the built-in settings hold.
+    default: bool,
     overrides: Overrides,
-    /// The file's directory, for a process that can not walk to it any more.
-    directory: Option<std::fs::File>,
+    /// The file's directory as it was at the start, for a process that can not walk to it any more.
+    directory: Option<File>,
+}
+
+/// Whether only root can have written it.
+pub(super) fn is_roots(metadata: &Metadata) -> bool {
+    metadata.uid() == 0 && metadata.mode() & 0o022 == 0
 }
 
 impl Source {
-    /// `file`, or the default file where that exists, or the built-in defaults.
+    /// `file`, or the default file.
     pub fn new(file: Option<PathBuf>, overrides: Overrides) -> Self {
-        let default = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|p| p.exists());
+        let default = file.is_none();
+        let file = file.unwrap_or_else(|| DEFAULT_CONFIG.into());
         // Made absolute now: the front changes its working directory.
-        let file = file.or_else(default).map(|f| std::path::absolute(&f).unwrap_or(f));
-        Self { file, overrides, directory: None }
-    }
-
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+        let file = std::path::absolute(&file).unwrap_or(file);
+        Self { file, default, overrides, directory: None }
     }
 
     /// The settings as the file says now. Every error names the file.
     pub fn read(&self) -> Result<Config, ConfigError> {
-        let Some(file) = &self.file else { return raw::Raw::default().validate(&self.overrides) };
-        let raw = match (&self.directory, file.file_name()) {
-            (Some(directory), Some(name)) => {
-                let through = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-                raw::read(&through, file)?
+        self.settings(|_| Ok(()))
+    }
+
+    /// As `read`, for processes whose limits and callers it sets: the file must be root's and writable by nobody else.
+    pub fn read_as_roots(&self) -> Result<Config, ConfigError> {
+        self.settings(
+            |metadata| {
+                if is_roots(metadata) { Ok(()) } else { Err(ConfigError::Owner { path: self.file.clone() }) }
+            },
+        )
+    }
+
+    /// As `read_as_roots`, for whoever decides for both halves whether a reload is begun: what the front, which is not
+    /// root, could not read must not be applied by the engine alone.
+    pub fn read_for_both(&self) -> Result<Config, ConfigError> {
+        if self.has_moved() {
+            return Err(ConfigError::Moved { path: self.file.clone() });
+        }
+        self.settings(|metadata| {
+            if !is_roots(metadata) {
+                return Err(ConfigError::Owner { path: self.file.clone() });
             }
-            _ => raw::read(file, file)?,
+            if metadata.mode() & 0o004 == 0 {
+                return Err(ConfigError::Unreadable { path: self.file.clone() });
+            }
+            Ok(())
+        })
+    }
+
+    fn settings(&self, check: impl Fn(&Metadata) -> Result<(), ConfigError>) -> Result<Config, ConfigError> {
+        let (raw, metadata) = match self.raw() {
+            Err(ConfigError::Read { source, .. }) if self.default && source.kind() == io::ErrorKind::NotFound => {
+                return raw::Raw::default().validate(&self.overrides);
+            }
+            result => result?,
         };
+        check(&metadata)?;
         raw.validate(&self.overrides).map_err(|e| match e {
             ConfigError::Value { key, message } => {
-                ConfigError::Value { key, message: format!("{message} (in {})", file.display()) }
+                ConfigError::Value { key, message: format!("{message} (in {})", self.file.display()) }
             }
             other => other,
         })
     }
 
-    /// As `read`, for a process whose limits it sets: the file must be root's and writable by nobody else.
-    pub fn read_as_roots(&self) -> Result<Config, ConfigError> {
-        if let Some(file) = &self.file {
-            let metadata =
-                std::fs::metadata(file).map_err(|source| ConfigError::Read { path: file.clone(), source })?;
-            if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-                return Err(ConfigError::Owner { path: file.clone() });
+    /// By its path, which is what operators mean; through the directory of the start where the path can not be walked.
+    fn raw(&self) -> Result<(raw::Raw, Metadata), ConfigError> {
+        match (raw::read(&self.file, &self.file), &self.directory, self.file.file_name()) {
+            (Err(ConfigError::Read { source, .. }), Some(directory), Some(name))
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                let through = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+                raw::read(&through, &self.file)
             }
+            (result, ..) => result,
         }
-        self.read()
     }
 
     /// Keeps the file in reach of a process that is about to lose the rights to walk to it.
-    pub fn hold(&mut self) -> std::io::Result<()> {
-        if let Some(parent) = self.file.as_deref().and_then(Path::parent) {
-            self.directory = Some(std::fs::File::open(parent)?);
+    pub fn hold(&mut self) -> io::Result<()> {
+        let Some(parent) = self.file.parent() else { return Ok(()) };
+        match File::open(parent) {
+            Ok(directory) => self.directory = Some(directory),
+            Err(e) if self.default && e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
         }
         Ok(())
+    }
+
+    /// Whether the path leads to another directory than at the start: a process that holds that one would read an old
+    /// file.
+    fn has_moved(&self) -> bool {
+        let (Some(held), Some(parent)) = (&self.directory, self.file.parent()) else { return false };
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        match (held.metadata(), std::fs::metadata(parent)) {
+            (Ok(held), Ok(now)) => id(held) != id(now),
+            _ => true,
+        }
     }
 }
 
@@ -146,5 +196,33 @@ mod tests {
         assert!(message.contains(&file.display().to_string()) && message.contains("nonsense"), "{message}");
         std::fs::remove_file(&file).unwrap();
         assert!(source.read().unwrap_err().to_string().contains("s.toml"));
+    }
+
+    #[test]
+    fn whoever_decides_for_both_takes_only_what_both_will_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("d/s.toml");
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let mut source = Source::new(Some(file.clone()), Overrides::default());
+        source.hold().unwrap();
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let mode = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        assert!(source.read_for_both().is_ok());
+        mode(0o600);
+        assert!(matches!(source.read_for_both(), Err(ConfigError::Unreadable { .. })));
+        mode(0o666);
+        assert!(matches!(source.read_for_both(), Err(ConfigError::Owner { .. })));
+        assert!(matches!(source.read_as_roots(), Err(ConfigError::Owner { .. })));
+        std::fs::rename(dir.path().join("d"), dir.path().join("old")).unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(&file, "allow_degraded = true\n").unwrap();
+        assert!(matches!(source.read_for_both(), Err(ConfigError::Moved { .. })));
+        // Whoever can walk there reads what the path means now.
+        assert!(source.read().unwrap().allow_degraded);
     }
 }

@@ -45,6 +45,17 @@ pub enum LimitField {
 }
 
 impl LimitField {
+    pub const ALL: [LimitField; 8] = [
+        LimitField::Memory,
+        LimitField::Cpu,
+        LimitField::CpuTime,
+        LimitField::Wall,
+        LimitField::FileSize,
+        LimitField::NetworkRequests,
+        LimitField::Pids,
+        LimitField::Output,
+    ];
+
     /// The field of `context.limits` that carries it.
     pub fn name(self) -> &'static str {
         match self {

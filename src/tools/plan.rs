@@ -94,14 +94,25 @@ fn named(refused: &[LimitRefusal]) -> Vec<Violation> {
     refused.iter().map(violation).collect()
 }
 
-/// In the contract's field and unit.
-fn violation(r: &LimitRefusal) -> Violation {
-    let unit = match r.field {
+/// How many of the plan's units are one of the contract's.
+fn unit(field: LimitField) -> f64 {
+    match field {
         LimitField::Memory | LimitField::FileSize => 1024.0 * 1024.0,
         LimitField::Cpu => 100.0,
         LimitField::CpuTime | LimitField::Wall => 1000.0,
         LimitField::NetworkRequests | LimitField::Pids | LimitField::Output => 1.0,
-    };
+    }
+}
+
+/// The engine's `most` for the contract's field `name`, in that field's unit.
+pub(super) fn in_contracts_unit(name: &str, most: u64) -> f64 {
+    let field = LimitField::ALL.into_iter().find(|field| field.name() == name);
+    most as f64 / field.map_or(1.0, unit)
+}
+
+/// In the contract's field and unit.
+fn violation(r: &LimitRefusal) -> Violation {
+    let unit = unit(r.field);
     let shown = |v: u64| v as f64 / unit;
     let message = if r.asked > r.most {
         format!("{} is greater than the maximum of {}", shown(r.asked), shown(r.most))

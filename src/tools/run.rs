@@ -16,7 +16,7 @@ use super::call::CallError;
 use super::finish::{SandboxFacts, ToolError};
 use super::live::Entry;
 use super::output::{Captured, Flood, drain, feed};
-use super::plan::Plan;
+use super::plan::{Plan, in_contracts_unit};
 use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::spec::{End, Enforced, Outcome, SandboxId, Usage, WorkspaceName, capped};
 use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
@@ -219,10 +219,13 @@ impl Attempt<'_> {
                 level: self.plan.level,
                 missing: missing.iter().map(|m| capped(m, SHOWN_CHARS_MAX)).collect(),
             },
-            Refusal::LimitRefused { field, most } => CallError::Request(vec![super::Violation::new(
-                format!("/context/limits/{}", capped(&field, SHOWN_CHARS_MAX)),
-                format!("is greater than the engine's maximum of {most}"),
-            )]),
+            Refusal::LimitRefused { field, most } => {
+                let most = in_contracts_unit(&field, most);
+                CallError::Request(vec![super::Violation::new(
+                    format!("/context/limits/{}", capped(&field, SHOWN_CHARS_MAX)),
+                    format!("is greater than the engine's maximum of {most}"),
+                )])
+            }
             Refusal::AtCapacity { what } => CallError::AtCapacity {
                 what: capped(&what, SHOWN_CHARS_MAX),
                 retry_after: Some(Duration::from_secs(1)),

@@ -16,6 +16,8 @@ use crate::spec::escape_controls;
 
 /// A call's longest time and its wait for room.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3700);
+/// Of all that runs nothing: a daemon that is silent for longer hangs.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// Two streams of 16 MiB, every byte of which JSON may have to escape.
 const REPLY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -62,9 +64,10 @@ impl Client {
     /// The JSON of a successful reply; a problem is an error.
     pub(super) fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
         self.runtime.block_on(async {
-            tokio::time::timeout(REPLY_TIMEOUT, self.exchange(method, path, body))
+            let most = if method == Method::POST { REPLY_TIMEOUT } else { LOOK_TIMEOUT };
+            tokio::time::timeout(most, self.exchange(method, path, body))
                 .await
-                .map_err(|_| CliError::Http("it took too long".into()))?
+                .map_err(|_| CliError::Http(format!("nothing came within {} s", most.as_secs())))?
         })
     }
 

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use hyper::Method;
 use serde_json::Value;
 
-use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_SOCKET, Overrides, keys};
+use crate::config::{DEFAULT_SOCKET, Overrides, Source, keys};
 use crate::spec::{Level, escape_controls};
 use client::{CliError, Client};
 
@@ -213,7 +213,9 @@ fn socket(given: Option<PathBuf>) -> PathBuf {
 }
 
 fn check(file: Option<&Path>, json: bool) -> Result<u8, CliError> {
-    let result = Config::load(Some(file.unwrap_or(Path::new(DEFAULT_CONFIG))), &Overrides::default());
+    // The installed file must be one that both halves take; of any other only the content is looked at.
+    let source = Source::new(file.map(Path::to_owned), Overrides::default());
+    let result = if file.is_none() { source.read_for_both() } else { source.read() };
     let (code, message) = match result {
         Ok(_) => (0, None),
         Err(error) => (EXIT_USAGE, Some(error.to_string())),

@@ -178,7 +178,7 @@ impl Reloader {
     fn reload(&mut self) {
         let Some(source) = &self.source else { return };
         manager::reloading();
-        self.complaint = match source.read() {
+        self.complaint = match source.read_as_roots() {
             Ok(next) => {
                 let (config, differs) = self.service.config().adopt(next);
                 self.identity.reload(&config);

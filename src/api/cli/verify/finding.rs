@@ -15,6 +15,8 @@ pub(super) enum Verdict {
     NotRun(String),
     /// It is promised and could not be told; the reason.
     Untested(String),
+    /// No answer came where one must: nothing is known of the whole fence; the reason.
+    Lost(String),
 }
 
 /// One check at one level.
@@ -142,7 +144,7 @@ impl Report {
     /// Nothing that is promised was found open or could not be told.
     pub fn holds(&self, allow_untested: bool) -> bool {
         let untested = self.count(Status::Untested) > 0 && !allow_untested;
-        self.count(Status::Fail) == 0 && !untested && self.refused().next().is_none() && !self.rows.is_empty()
+        self.count(Status::Fail) == 0 && !untested && self.refused().next().is_none() && self.cells().next().is_some()
     }
 }
 
@@ -156,6 +158,8 @@ fn cell(fence: &'static Fence, level: &LevelState, findings: &[Finding]) -> Cell
         (Status::NotPromised, vec![why])
     } else if any(|v| *v == Verdict::Fail) {
         (Status::Fail, Vec::new())
+    } else if any(|v| matches!(v, Verdict::Lost(_))) {
+        (Status::Untested, reasons(&findings, |v| matches!(v, Verdict::Lost(_))))
     } else if any(|v| *v == Verdict::Pass) {
         (Status::Pass, reasons(&findings, |v| matches!(v, Verdict::NotPromised(_))))
     } else if findings.is_empty() {
@@ -174,7 +178,7 @@ fn cell(fence: &'static Fence, level: &LevelState, findings: &[Finding]) -> Cell
 /// Each once.
 fn reasons(findings: &[Finding], wanted: fn(&Verdict) -> bool) -> Vec<String> {
     let text = |f: &Finding| match &f.verdict {
-        Verdict::NotPromised(why) | Verdict::NotRun(why) | Verdict::Untested(why) => why.clone(),
+        Verdict::NotPromised(why) | Verdict::NotRun(why) | Verdict::Untested(why) | Verdict::Lost(why) => why.clone(),
         Verdict::Pass | Verdict::Fail => String::new(),
     };
     let all: BTreeSet<String> = findings.iter().filter(|f| wanted(&f.verdict)).map(text).collect();

@@ -172,13 +172,14 @@ impl Run {
             let said = match probed {
                 Probed::Said(said) => said.get(check.probe),
                 Probed::Not(why) => {
-                    let verdict = Verdict::Untested(why.clone());
+                    let verdict = Verdict::Lost(why.clone());
                     found.push(Finding::without(check.fence, target.level, check.probe, verdict));
                     continue;
                 }
             };
             let Some(got) = said else {
-                let verdict = Verdict::Untested("the prober gave no answer".into());
+                let verdict =
+                    Verdict::Lost("the prober gave no answer (is ceilings.max_output_bytes below 64 KiB?)".into());
                 found.push(Finding::without(check.fence, target.level, check.probe, verdict));
                 continue;
             };
@@ -270,7 +271,7 @@ mod tests {
         let works = || Outside { privileged: Ok(Answers::new()), nobody: Ok(Answers::new()), as_root: true };
         let not = run.judge(&target, &Probed::Not("no python3 inside".into()), &works());
         let asked = FENCES.iter().filter(|f| not.iter().any(|n| n.fence == f.id)).count();
-        assert!(asked > 30 && not.iter().all(|f| matches!(f.verdict, Verdict::Untested(_))));
+        assert!(asked > 30 && not.iter().all(|f| matches!(f.verdict, Verdict::Lost(_))));
 
         let said = |pairs: &[(&str, &str)]| -> Answers {
             pairs.iter().map(|(probe, got)| ((*probe).to_owned(), (*got).to_owned())).collect()
@@ -287,7 +288,7 @@ mod tests {
         // A kernel without it says so everywhere.
         assert!(matches!(verdict(&found, "bpf"), Verdict::Untested(_)));
         // No word at all.
-        assert!(matches!(verdict(&found, "keyctl"), Verdict::Untested(_)));
+        assert!(matches!(verdict(&found, "keyctl"), Verdict::Lost(_)));
         // A refusal that no control stands against.
         let broken = Outside { privileged: Err("no python3".into()), ..works() };
         assert!(matches!(verdict(&run.judge(&target, &inside, &broken), "add_key"), Verdict::Untested(_)));

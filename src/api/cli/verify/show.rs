@@ -57,7 +57,10 @@ fn write_report(out: &mut String, report: &Report) -> std::fmt::Result {
         grouped(out, head, report, |cell| cell.status == status)?;
     }
     grouped(out, "HOLDS, BUT LESS THAN IN FULL", report, |c| c.status == Status::Pass && !c.reasons.is_empty())?;
-    let untested = report.cells().flat_map(|(_, c)| &c.findings).filter(|f| matches!(f.verdict, Verdict::Untested(_)));
+    let untested = report
+        .cells()
+        .flat_map(|(_, c)| &c.findings)
+        .filter(|f| matches!(f.verdict, Verdict::Untested(_) | Verdict::Lost(_)));
     let checks = report.cells().map(|(_, c)| c.findings.len()).sum::<usize>();
     let untested = untested.count();
     let unavailable: Vec<_> = report.levels.iter().filter(|l| !l.unavailable.is_empty()).collect();
@@ -155,7 +158,7 @@ fn check_json(f: &Finding) -> Value {
         Verdict::Fail => (Status::Fail, None),
         Verdict::NotPromised(why) => (Status::NotPromised, Some(why)),
         Verdict::NotRun(why) => (Status::NotRun, Some(why)),
-        Verdict::Untested(why) => (Status::Untested, Some(why)),
+        Verdict::Untested(why) | Verdict::Lost(why) => (Status::Untested, Some(why)),
     };
     json!({
         "check": safe(&f.check),
