@@ -72,7 +72,7 @@ fn sandboxes_end_with_the_engine_and_its_successor_cleans_up() {
     }
     let engine = Engine::start(&[]);
     let mut front = engine.connect();
-    let count = machine::times(50, 20);
+    let count = machine::times(50, 12);
     let crowd = crowd(&mut front, count);
     assert!(crowd.alive() >= 2 * count);
     let dir = engine.kill9();
@@ -172,7 +172,7 @@ fn fifty_calls_end_with_their_front() {
     let before = Ledger::of(&engine, &[]);
     drop(front);
     front = engine.connect();
-    let crowd = crowd(&mut front, machine::times(50, 20));
+    let crowd = crowd(&mut front, machine::times(50, 12));
     let detached = crowd.running.iter().enumerate().filter(|(n, _)| n % 3 == 0).count();
     let ids = crowd.ids();
     drop(front);
@@ -193,7 +193,7 @@ fn a_stop_ends_every_sandbox_and_removes_what_was_made() {
     }
     let engine = Engine::start(&[]);
     let mut front = engine.connect();
-    let crowd = crowd(&mut front, machine::times(30, 20));
+    let crowd = crowd(&mut front, machine::times(30, 12));
     let run = engine.dir.path().join("run");
     let group = front.stat(&crowd.running[0].id).cgroup_path;
     let began = Instant::now();
@@ -267,7 +267,7 @@ fn ends_that_nobody_takes_do_not_choke_the_engine() {
     if !machine::expect("root") {
         return;
     }
-    let descriptors = machine::times(1024, 256);
+    let descriptors = machine::times(1024, 160);
     let engine = Engine::start_under(&["/usr/bin/prlimit", &format!("--nofile={descriptors}:{descriptors}")]);
     let mut front = engine.connect();
     // Two each: more than there are.
