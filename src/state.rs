@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::fchown;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// Brings the directory from the schema of its index to the next. Must be safe to run again after a crash half-way.
@@ -31,14 +31,46 @@ pub enum StateError {
     Migration { dir: PathBuf, from: usize, source: io::Error },
 }
 
-/// Makes the state in `dir` one of this version. Where `owner` is given (uid, gid), what is written becomes theirs.
-///
-/// Returns the schema found and the schema now.
-pub fn open(dir: &Path, owner: Option<(u32, u32)>) -> Result<(usize, usize), StateError> {
-    migrate(dir, owner, MIGRATIONS)
+/// The state's directory, opened by whoever can walk to it and used by whoever owns it: never by root, since all in it
+/// can be shaped by a front.
+pub struct State {
+    directory: File,
+    shown: PathBuf,
 }
 
-fn migrate(dir: &Path, owner: Option<(u32, u32)>, migrations: &[Migration]) -> Result<(usize, usize), StateError> {
+impl State {
+    pub fn find(dir: PathBuf) -> Result<Self, StateError> {
+        match File::open(&dir) {
+            Ok(directory) => Ok(Self { directory, shown: dir }),
+            Err(source) => Err(StateError::Io { path: dir, source }),
+        }
+    }
+
+    /// Makes it one of this version. Returns the schema found and the schema now.
+    pub fn open(&self) -> Result<(usize, usize), StateError> {
+        let through = Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string());
+        migrate(&through, MIGRATIONS).map_err(|e| e.in_words_of(&through, &self.shown))
+    }
+}
+
+impl StateError {
+    /// Operators know the directory by its path, not by a descriptor's.
+    fn in_words_of(self, through: &Path, shown: &Path) -> Self {
+        let real = |path: PathBuf| match path.strip_prefix(through) {
+            Ok(rest) if rest.as_os_str().is_empty() => shown.to_owned(),
+            Ok(rest) => shown.join(rest),
+            Err(_) => path,
+        };
+        match self {
+            StateError::TooNew { dir, found, known } => StateError::TooNew { dir: real(dir), found, known },
+            StateError::Damaged(path) => StateError::Damaged(real(path)),
+            StateError::Io { path, source } => StateError::Io { path: real(path), source },
+            StateError::Migration { dir, from, source } => StateError::Migration { dir: real(dir), from, source },
+        }
+    }
+}
+
+fn migrate(dir: &Path, migrations: &[Migration]) -> Result<(usize, usize), StateError> {
     let found = schema(dir)?;
     let known = migrations.len();
     if found.is_some_and(|found| found > known) {
@@ -47,7 +79,7 @@ fn migrate(dir: &Path, owner: Option<(u32, u32)>, migrations: &[Migration]) -> R
     let from = found.unwrap_or(0);
     for (at, migration) in migrations.iter().enumerate().skip(from) {
         migration(dir).map_err(|source| StateError::Migration { dir: dir.to_owned(), from: at, source })?;
-        write(dir, at + 1, owner).map_err(|source| StateError::Io { path: dir.join(FILE), source })?;
+        write(dir, at + 1).map_err(|source| StateError::Io { path: dir.join(FILE), source })?;
         tracing::info!(from = at, to = at + 1, "state migrated");
     }
     Ok((from, known))
@@ -68,12 +100,14 @@ fn schema(dir: &Path) -> Result<Option<usize>, StateError> {
 }
 
 /// Whole or not at all, also over a power cut.
-fn write(dir: &Path, schema: usize, owner: Option<(u32, u32)>) -> io::Result<()> {
+fn write(dir: &Path, schema: usize) -> io::Result<()> {
     let new = dir.join(".schema.new");
-    let mut file = File::create(&new)?;
-    if let Some((uid, gid)) = owner {
-        fchown(&file, Some(uid), Some(gid))?;
+    // Of a crash half-way, or put there.
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
+    let mut file = File::create_new(&new)?;
     writeln!(file, "{schema}")?;
     file.sync_all()?;
     fs::rename(&new, dir.join(FILE))?;
@@ -90,14 +124,14 @@ mod tests {
     #[test]
     fn forward_step_by_step_and_never_back() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(migrate(dir.path(), None, &TWO[..1]).unwrap(), (0, 1));
+        assert_eq!(migrate(dir.path(), &TWO[..1]).unwrap(), (0, 1));
         assert!(dir.path().join("a").exists());
         // What ran once does not run again.
         fs::write(dir.path().join("a"), "kept").unwrap();
-        assert_eq!(migrate(dir.path(), None, &TWO[..1]).unwrap(), (1, 1));
-        assert_eq!(migrate(dir.path(), None, TWO).unwrap(), (1, 2));
+        assert_eq!(migrate(dir.path(), &TWO[..1]).unwrap(), (1, 1));
+        assert_eq!(migrate(dir.path(), TWO).unwrap(), (1, 2));
         assert_eq!(fs::read_to_string(dir.path().join("b")).unwrap(), "kept");
-        let message = migrate(dir.path(), None, &TWO[..1]).unwrap_err().to_string();
+        let message = migrate(dir.path(), &TWO[..1]).unwrap_err().to_string();
         assert!(message.contains("schema 2") && message.contains("up to 1"), "{message}");
         assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), "2\n");
     }
@@ -105,11 +139,11 @@ mod tests {
     #[test]
     fn a_migration_that_fails_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
-        let message = migrate(dir.path(), None, FAILS).unwrap_err().to_string();
+        let message = migrate(dir.path(), FAILS).unwrap_err().to_string();
         assert!(message.contains("from schema 1") && message.contains("disk"), "{message}");
         assert_eq!(schema(dir.path()).unwrap(), Some(1));
         fs::write(dir.path().join("a"), "").unwrap();
-        assert_eq!(migrate(dir.path(), None, TWO).unwrap(), (1, 2));
+        assert_eq!(migrate(dir.path(), TWO).unwrap(), (1, 2));
     }
 
     #[test]
@@ -117,7 +151,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for text in ["", "x", "-1", "1 2", &"1".repeat(100)] {
             fs::write(dir.path().join(FILE), text).unwrap();
-            assert!(matches!(open(dir.path(), None), Err(StateError::Damaged(_))), "{text:?}");
+            let error = State::find(dir.path().to_owned()).unwrap().open().unwrap_err();
+            assert!(matches!(&error, StateError::Damaged(path) if *path == dir.path().join(FILE)), "{text:?}: {error}");
         }
     }
 }

@@ -119,7 +119,10 @@ impl Process {
     fn ended(&mut self, status: ExitStatus) {
         tracing::warn!(process = self.name, %status, "ended; it is started again");
         self.child = None;
-        if self.started.elapsed() > QUICK || self.quick_ends == u32::MAX {
+        let lived = self.started.elapsed();
+        // One that says itself that it can not go on may have taken long to find out, on a busy host.
+        let gave_up = status.code().is_some_and(|code| code != 0) && lived < STEADY;
+        if self.quick_ends == u32::MAX || (lived > QUICK && !gave_up) {
             // It has shown that it can run: from now on it is started again for as long as it takes.
             self.quick_ends = u32::MAX;
         } else {

@@ -379,3 +379,31 @@ fn two_calls_can_not_talk_through_the_list_of_locks() {
         assert!(!locks(&held.join().unwrap()["result"]["output"].to_string()));
     });
 }
+
+/// What a host lacks is refused by name, and given with substitutes only where the operator said so.
+#[test]
+fn a_level_is_never_silently_weaker() {
+    let call = json!({ "tool_name": "bash", "parameters": { "command": "true" } });
+    let daemon = Daemon::start_undegraded("", &[]);
+    let host = daemon.request("GET", "/api/v1/capabilities", None).body["host"]["controllers"].clone();
+    let has = |name: &str| host.as_array().unwrap().iter().any(|c| c == name);
+    let missing: Vec<&str> = ["memory", "pids", "cpu"].into_iter().filter(|name| !has(name)).collect();
+    let reply = daemon.execute(call.clone());
+    if missing.is_empty() {
+        assert_eq!((reply.status, &reply.body["sandbox"]["degraded"]), (200, &json!([])), "{}", reply.body);
+        return;
+    }
+    assert_eq!((reply.status, reply.body["code"].as_str()), (503, Some("level_unavailable")), "{}", reply.body);
+    let detail = reply.body["detail"].as_str().unwrap();
+    for name in &missing {
+        assert!(detail.contains(&format!("controller {name}")), "{name}: {detail}");
+    }
+    assert!(!detail.contains('…'), "cut: {detail}");
+    drop(daemon);
+    let reply = Daemon::start("", &[]).execute(call);
+    let degraded = reply.body["sandbox"]["degraded"].to_string();
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    for name in &missing {
+        assert!(degraded.contains(&format!("controller {name}")), "{name}: {degraded}");
+    }
+}

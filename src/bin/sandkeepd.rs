@@ -9,7 +9,7 @@ use clap::Parser;
 use sandkeep::api::http::{FrontOptions, run};
 use sandkeep::arguments::Daemon;
 use sandkeep::config::{Config, ConfigError, EXIT_CONFIG, Source};
-use sandkeep::state::{self, StateError};
+use sandkeep::state::{State, StateError};
 use sandkeep::supervisor::{self, Listeners, Supervisor};
 
 fn main() -> ExitCode {
@@ -65,7 +65,7 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     let keys = config.api_keys()?;
     let is_root = nix::unistd::geteuid().is_root();
     let ids = is_root.then(|| supervisor::front_ids(&config));
-    state::open(&config.state_dir.join("front"), ids)?;
+    let state = State::find(config.state_dir.join("front"))?;
     std::env::set_current_dir(&config.run_dir).map_err(|e| format!("{}: {e}", config.run_dir.display()))?;
     let engine_socket = Config { run_dir: ".".into(), ..config.clone() }.engine_socket();
     if let Some((uid, gid)) = ids {
@@ -75,6 +75,8 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
         }
         supervisor::drop_privilege(uid, gid)?;
     }
+    // Only now: what lies in there is the front's, and root must not follow a link of its making.
+    state.open()?;
     // After the ids: changing them clears it.
     if let Some(parent) = arguments.supervisor {
         supervisor::die_with(parent)?;

@@ -25,12 +25,17 @@ pub struct Reply {
 
 impl Daemon {
     pub fn start(config: &str, extra: &[&str]) -> Self {
+        Self::start_undegraded(config, &[&["--allow-degraded"], extra].concat())
+    }
+
+    /// Without leave to degrade.
+    pub fn start_undegraded(config: &str, extra: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sandkeep.toml");
         std::fs::write(&file, config).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_sandkeepd"))
-            .args(["--allow-degraded", "--state-dir"])
+            .arg("--state-dir")
             .arg(dir.path())
             .arg("--config")
             .arg(&file)
