@@ -10,7 +10,7 @@ mod outside;
 mod support;
 
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ledger::Ledger;
 use nix::sys::signal::Signal;
@@ -72,18 +72,18 @@ fn sandboxes_end_with_the_engine_and_its_successor_cleans_up() {
     }
     let engine = Engine::start(&[]);
     let mut front = engine.connect();
-    let count = machine::times(50, 20);
+    let count = machine::times(50, 12);
     let crowd = crowd(&mut front, count);
     assert!(crowd.alive() >= 2 * count);
     let dir = engine.kill9();
-    assert!(outside::within(Duration::from_secs(2), || crowd.alive() == 0), "{} of them are alive", crowd.alive());
+    assert!(outside::within(machine::soon(2), || crowd.alive() == 0), "{} of them are alive", crowd.alive());
     let left = std::fs::read_to_string(dir.path().join("run/engine/journal")).unwrap();
     assert_eq!(left.lines().filter(|l| l.starts_with('+')).count(), count);
 
     let successor = Engine::start_in(dir, "", &[]);
     // Another engine may have taken the range meanwhile; then it is the one that sweeps.
     let clean = |l: Ledger| l.cgroups.is_empty() && l.leases_out.is_empty() && l.children.is_empty();
-    let swept = outside::within(Duration::from_secs(3), || clean(Ledger::of(&successor, &crowd.ids())));
+    let swept = outside::within(machine::soon(3), || clean(Ledger::of(&successor, &crowd.ids())));
     assert!(swept, "{:?}", Ledger::of(&successor, &crowd.ids()));
     let mut front = successor.connect();
     assert!(front.list().0.is_empty());
@@ -109,7 +109,7 @@ fn an_engine_killed_in_the_middle_of_launches_leaves_none_behind() {
     }
     children.extend(outside::children(engine.pid()));
     let dir = engine.kill9();
-    assert!(outside::within(Duration::from_secs(2), || !children.iter().any(|&c| outside::exists(c))));
+    assert!(outside::within(machine::soon(2), || !children.iter().any(|&c| outside::exists(c))));
     let successor = Engine::start_in(dir, "", &[]);
     assert_eq!(successor.connect().run(LevelWire::Strict, "echo well").stdout, "well\n");
 }
@@ -133,7 +133,7 @@ fn a_front_that_goes_away_takes_its_calls_along_and_leaves_what_is_detached() {
     let detached_pid = front.stat(&id).host_pid;
     // As if it had died: its ends of the pipes go too.
     drop((front, call.out, call.err, detached.out, detached.err));
-    assert!(outside::within(Duration::from_secs(1), || !outside::exists(call_pid)));
+    assert!(outside::within(machine::soon(1), || !outside::exists(call_pid)));
     assert!(outside::exists(detached_pid));
 
     let mut front = engine.connect();
@@ -172,17 +172,17 @@ fn fifty_calls_end_with_their_front() {
     let before = Ledger::of(&engine, &[]);
     drop(front);
     front = engine.connect();
-    let crowd = crowd(&mut front, machine::times(50, 20));
+    let crowd = crowd(&mut front, machine::times(50, 12));
     let detached = crowd.running.iter().enumerate().filter(|(n, _)| n % 3 == 0).count();
     let ids = crowd.ids();
     drop(front);
     let mut front = engine.connect();
-    assert!(outside::within(Duration::from_secs(2), || front.list().0.len() == detached));
+    assert!(outside::within(machine::soon(2), || front.list().0.len() == detached));
     assert!(front.list().0.iter().all(|s| s.state == "running" && s.lifetime == LifetimeWire::Detached));
     for stat in front.list().0 {
         assert_eq!(front.call(Verb::Destroy { id: stat.id }), Reply::Done);
     }
-    assert!(outside::within(Duration::from_secs(2), || front.list().0.is_empty() && crowd.alive() == 0));
+    assert!(outside::within(machine::soon(2), || front.list().0.is_empty() && crowd.alive() == 0));
     before.balances(&engine, &ids, "a front that went away");
 }
 
@@ -193,7 +193,7 @@ fn a_stop_ends_every_sandbox_and_removes_what_was_made() {
     }
     let engine = Engine::start(&[]);
     let mut front = engine.connect();
-    let crowd = crowd(&mut front, machine::times(30, 20));
+    let crowd = crowd(&mut front, machine::times(30, 12));
     let run = engine.dir.path().join("run");
     let group = front.stat(&crowd.running[0].id).cgroup_path;
     let began = Instant::now();
@@ -203,10 +203,10 @@ fn a_stop_ends_every_sandbox_and_removes_what_was_made() {
         for running in &crowd.running {
             assert_eq!(front.wait_exited(&running.id).outcome, OutcomeWire::KilledByShutdown);
         }
-        assert!(outside::within(Duration::from_secs(3), || !outside::exists(engine.pid())));
+        assert!(outside::within(machine::soon(3), || !outside::exists(engine.pid())));
         engine
     };
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < machine::soon(5), "{:?}", began.elapsed());
     assert_eq!(crowd.alive(), 0);
     assert!(!run.join("engine.sock").exists() && !run.join("engine").exists());
     if let Some(leaf) = group {
@@ -235,7 +235,7 @@ fn a_second_engine_on_the_same_directory_is_refused() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let ended = outside::within(Duration::from_secs(5), || second.try_wait().unwrap().is_some());
+    let ended = outside::within(machine::soon(5), || second.try_wait().unwrap().is_some());
     if !ended {
         second.kill().unwrap();
     }
@@ -267,7 +267,7 @@ fn ends_that_nobody_takes_do_not_choke_the_engine() {
     if !machine::expect("root") {
         return;
     }
-    let descriptors = machine::times(1024, 256);
+    let descriptors = machine::times(1024, 160);
     let engine = Engine::start_under(&["/usr/bin/prlimit", &format!("--nofile={descriptors}:{descriptors}")]);
     let mut front = engine.connect();
     // Two each: more than there are.
@@ -309,5 +309,5 @@ fn a_detached_sandbox_without_a_command_ends_with_its_front() {
     assert!(matches!(front.call(Verb::Create(asked)), Reply::Created(_)));
     drop(front);
     let mut front = engine.connect();
-    assert!(outside::within(Duration::from_secs(2), || front.list().0.is_empty()));
+    assert!(outside::within(machine::soon(2), || front.list().0.is_empty()));
 }

@@ -55,18 +55,19 @@ fn nothing_outlives_its_time() {
         for (script, by_clock) in scripts {
             let mut front = engine.connect();
             // Without it the default, wall time times share, may come first.
-            let limits = LimitsWire { wall_ms: Some(1000), cpu_time_ms: Some(60_000), ..NONE };
+            let most = if by_clock { 1000 } else { machine::times(1000, 5000) as u64 };
+            let limits = LimitsWire { wall_ms: Some(most), cpu_time_ms: Some(60_000), ..NONE };
             let began = Instant::now();
             let ran = limited(&mut front, level, limits, script);
             let took = began.elapsed();
-            assert!(took < Duration::from_secs(2), "{level:?} {script}: {took:?}");
+            assert!(took < machine::soon(2), "{level:?} {script}: {took:?}");
             if by_clock {
                 assert_eq!(ran.end.outcome, OutcomeWire::TimedOutWall, "{level:?} {script}");
                 assert!(ran.end.usage.wall_us >= 1_000_000, "{:?}", ran.end.usage);
             } else {
                 assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 0 }, "{level:?} {script}");
                 assert_eq!(ran.stdout, "done\n");
-                assert!(took < Duration::from_millis(900), "{level:?} {script}: {took:?}");
+                assert!(took < Duration::from_millis(most * 9 / 10), "{level:?} {script}: {took:?}");
             }
         }
     }
@@ -133,7 +134,8 @@ fn full_scratch_is_told_by_bytes_and_by_inodes() {
         assert!(hits(&ran, LimitKindWire::Disk) >= 1, "{level:?}");
         // Killed while it is full: told as well.
         let cpu_time_ms = Some(60_000);
-        let limits = LimitsWire { memory_bytes: Some(64 << 20), wall_ms: Some(1500), cpu_time_ms, ..NONE };
+        let wall_ms = Some(machine::times(1500, 6000) as u64);
+        let limits = LimitsWire { memory_bytes: Some(64 << 20), wall_ms, cpu_time_ms, ..NONE };
         let script = "for n in $(seq 1 40); do head -c 2M /dev/zero > /tmp/$n; done 2>/dev/null; sleep 30";
         let ran = limited(&mut front, level, limits, script);
         assert_eq!(ran.end.outcome, OutcomeWire::TimedOutWall, "{level:?}");
@@ -217,10 +219,12 @@ fn controllers_tell_memory_pids_and_cpu() {
         assert!(ran.end.usage.memory_peak_bytes > 48 << 20);
 
         // Long enough for a thousand refused forks under emulation.
-        let limits = LimitsWire { pids: Some(16), wall_ms: Some(60_000), cpu_time_ms: Some(30_000), ..NONE };
+        let limits = LimitsWire { pids: Some(16), wall_ms: Some(240_000), cpu_time_ms: Some(120_000), ..NONE };
         let bomb = "import os, signal\nwhile True:\n try:\n  if os.fork() == 0: signal.pause()\n except OSError: pass";
-        let argv = ["python3", "-c", bomb];
-        let ran = program(&mut front, level, limits, &argv);
+        let id = random_id();
+        let argv = ["python3", "-c", bomb].map(String::from).into();
+        let patient = Exec { argv, wall_ms: 240_000, ..exec(&id, "") };
+        let ran = front.run_as(Create { limits, ..create(&id, level) }, patient);
         assert_eq!(ran.end.outcome, OutcomeWire::PidsLimit, "{level:?}");
         assert!(hits(&ran, LimitKindWire::Pids) >= 1000);
 

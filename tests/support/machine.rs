@@ -24,6 +24,16 @@ pub fn times(full: usize, few: usize) -> usize {
     if std::env::var_os("SANDKEEP_SLOW_MACHINE").is_some() { few } else { full }
 }
 
+/// How long something may take that takes at most `seconds`: five times as much on a slow machine. For what must happen, not
+/// for what says how fast.
+pub fn soon(seconds: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(if std::env::var_os("SANDKEEP_SLOW_MACHINE").is_some() {
+        5 * seconds
+    } else {
+        seconds
+    })
+}
+
 /// True where the test may go on. Missing and promised: a failure. Missing and not promised: says so.
 #[track_caller]
 pub fn expect(name: &str) -> bool {
