@@ -176,6 +176,8 @@ fn a_kill_is_told_by_its_reason_and_output_so_far_stays() {
         let id = random_id();
         let mut slow = create(&id, level);
         slow.limits.wall_ms = Some(500);
+        // Without it the default, wall time times share, may come first.
+        slow.limits.cpu_time_ms = Some(60_000);
         let running = front.start_as(slow, exec(&id, "yes"));
         assert_eq!(front.wait_exited(&running.id).outcome, OutcomeWire::TimedOutWall);
         assert!(read_all(running.out).join().unwrap().starts_with("y\ny\n"));

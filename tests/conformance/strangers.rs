@@ -16,7 +16,9 @@ fn key() -> String {
 }
 
 fn settings(name: &str, role: &str) -> Vec<(String, String)> {
-    [("S_KEY", key()), ("S_NAME", name.to_owned()), ("S_ROLE", format!("{role}-{name}"))]
+    // The one that holds must outlast the start of the one that seeks.
+    let seconds = machine::times(2, 8).to_string();
+    [("S_KEY", key()), ("S_NAME", name.to_owned()), ("S_ROLE", format!("{role}-{name}")), ("S_SECONDS", seconds)]
         .map(|(n, v)| (n.to_owned(), v))
         .into()
 }
