@@ -10,6 +10,18 @@ use clap::Parser;
 
 use crate::config::{DEFAULT_TCP, Overrides};
 
+/// Flags of test builds alone, of both daemons.
+#[cfg(feature = "fault-injection")]
+#[derive(clap::Args)]
+pub struct Faults {
+    /// Leave a fence out.
+    #[arg(long, hide = true)]
+    pub drop_fence: Vec<String>,
+    /// Fail at a launch step.
+    #[arg(long, hide = true)]
+    pub fail_at: Option<String>,
+}
+
 /// Flags of `sandkeep-engine`.
 #[derive(Parser)]
 #[command(
@@ -33,14 +45,9 @@ pub struct Engine {
     /// End when this process, which must be the parent, ends.
     #[arg(long, hide = true)]
     pub supervisor: Option<i32>,
-    /// Leave a fence out (test builds only).
     #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    pub drop_fence: Vec<String>,
-    /// Fail at a launch step (test builds only).
-    #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    pub fail_at: Option<String>,
+    #[command(flatten)]
+    pub faults: Faults,
 }
 
 /// Flags of `sandkeepd`.
@@ -70,14 +77,9 @@ pub struct Daemon {
     pub supervisor: Option<i32>,
     #[arg(long, hide = true)]
     pub listen_fd: Vec<RawFd>,
-    /// Leave a fence out (test builds only).
     #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    pub drop_fence: Vec<String>,
-    /// Fail at a launch step (test builds only).
-    #[cfg(feature = "fault-injection")]
-    #[arg(long, hide = true)]
-    pub fail_at: Option<String>,
+    #[command(flatten)]
+    pub faults: Faults,
 }
 
 impl Daemon {
@@ -110,5 +112,16 @@ impl Daemon {
             common.push("--allow-degraded".into());
         }
         common
+    }
+
+    /// What only the engine is told: nothing, except in test builds.
+    pub fn faults(&self) -> Vec<OsString> {
+        #[cfg(feature = "fault-injection")]
+        return {
+            let dropped = self.faults.drop_fence.iter().flat_map(|fence| ["--drop-fence".into(), fence.into()]);
+            dropped.chain(self.faults.fail_at.iter().flat_map(|step| ["--fail-at".into(), step.into()])).collect()
+        };
+        #[cfg(not(feature = "fault-injection"))]
+        Vec::new()
     }
 }

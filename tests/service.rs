@@ -8,7 +8,7 @@ mod machine;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -215,23 +215,23 @@ fn root_follows_no_link_in_the_state() {
     if !machine::expect_all(&["root"]) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let victim = dir.path().join("victim");
+    let mut manager = Manager::new("");
+    let victim = manager.path("victim");
     std::fs::write(&victim, "kept").unwrap();
-    let front = dir.path().join("state/front");
-    std::fs::create_dir_all(&front).unwrap();
-    std::os::unix::fs::symlink(&victim, front.join(".schema.new")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sandkeepd"));
-    command.arg("--state-dir").arg(dir.path().join("state")).stdout(Stdio::null()).stderr(Stdio::null());
-    // It can not write the link's target, so it does not come up, and says so by its exit.
-    let mut child = command.spawn().unwrap();
-    let ended = within(Duration::from_secs(20), || child.try_wait().unwrap().is_some());
-    if !ended {
-        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
-        child.wait().unwrap();
-    }
+    std::os::unix::fs::symlink(&victim, manager.path("front/.schema.new")).unwrap();
+    let listener = UnixListener::bind(manager.path("public.sock")).unwrap();
+    let mut command = manager.command(env!("CARGO_BIN_EXE_sandkeepd"));
+    command.arg("--front").env("LISTEN_FDS", "1").stdin(Stdio::from(OwnedFd::from(listener)));
+    manager.start(&mut command);
+    manager.hear("READY=1");
+    let meta = |path: &Path| std::fs::symlink_metadata(path).unwrap();
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "kept");
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&victim).unwrap()), 0);
+    assert_eq!(meta(&victim).uid(), 0);
+    // Whoever wrote it is whoever would have followed a link.
+    let schema = meta(&manager.path("front/schema"));
+    assert!(schema.is_file(), "{schema:?}");
+    assert_eq!(schema.uid(), meta(&manager.path("front")).uid());
+    assert_ne!(schema.uid(), 0);
 }
 
 fn hang_up(daemon: &Daemon) {

@@ -14,7 +14,9 @@ mod service;
 #[path = "support/engine.rs"]
 mod support;
 
-use std::path::Path;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -319,5 +321,71 @@ fn callers_that_leave_take_their_calls_along() {
     std::thread::sleep(Duration::from_millis(300));
     drop(gone);
     Traces::wait_nothing();
+    service.answers();
+}
+
+/// Files of the operator's, put back as they were.
+struct Changed(Vec<(PathBuf, Option<Vec<u8>>)>);
+
+impl Changed {
+    fn write(&mut self, path: &str, text: &str) {
+        self.0.push((path.into(), std::fs::read(path).ok()));
+        std::fs::create_dir_all(Path::new(path).parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        for (path, before) in &self.0 {
+            match before {
+                Some(bytes) => std::fs::write(path, bytes).unwrap(),
+                None => std::fs::remove_file(path).unwrap(),
+            }
+        }
+        // The service itself is left as the next test finds it; what this says is said by that one.
+        let _reloaded = systemctl(&["daemon-reload"]);
+        let _restarted = systemctl(&["restart", "sandkeepd.socket"]);
+    }
+}
+
+fn over_tcp(headers: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect("127.0.0.1:8000") else { return String::new() };
+    let body = bash("echo $((6 * 7))").to_string();
+    let length = body.len();
+    write!(
+        stream,
+        "POST /api/v1/tools/execute HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// README's way to TCP: a drop-in of the socket's, a principal, a key in the credential.
+#[test]
+fn a_drop_in_opens_tcp_to_callers_with_a_key() {
+    let Some(service) = Service::take() else { return };
+    assert_eq!(over_tcp(""), "", "TCP is off until it is asked for");
+    let (well, said) = run("sandkeep", &["key", "new", "ci", "--json"]);
+    assert!(well, "{said}");
+    let made: Value = serde_json::from_str(&said).unwrap();
+    let (key, line) = (made["key"].as_str().unwrap(), made["line"].as_str().unwrap());
+    let mut changed = Changed(Vec::new());
+    changed.write("/etc/systemd/system/sandkeepd.socket.d/override.conf", "[Socket]\nListenStream=127.0.0.1:8000\n");
+    changed.write("/etc/sandkeep/credentials/api-keys", &format!("{line}\n"));
+    service.configure("[[principals]]\nname = \"ci\"\n");
+    service.must(&["daemon-reload"]);
+    service.must(&["restart", "sandkeepd.socket"]);
+    service.wait_back();
+    let reply = over_tcp(&format!("Authorization: Bearer {key}\r\n"));
+    assert!(reply.starts_with("HTTP/1.1 200 ") && reply.contains("42\\n"), "{reply}\n{}", journal(40));
+    for wrong in ["", "Authorization: Bearer sandkeep_0\r\n"] {
+        let reply = over_tcp(wrong);
+        assert!(reply.starts_with("HTTP/1.1 401 "), "{wrong}: {reply}");
+    }
+    // The Unix socket is served as before.
     service.answers();
 }

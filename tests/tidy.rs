@@ -119,3 +119,18 @@ fn nothing_is_left_open() {
         }
     }
 }
+
+/// The fuzzers build the same dependencies as everything else, or what they find (and do not find) is about other code.
+#[test]
+fn the_fuzzers_lock_what_the_project_locks() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let packages = |lock: &str| -> Vec<(String, String)> {
+        let text = fs::read_to_string(root.join(lock)).unwrap();
+        let locked: toml::Table = text.parse().unwrap();
+        let name = |p: &toml::Value, key: &str| p[key].as_str().unwrap().to_owned();
+        locked["package"].as_array().unwrap().iter().map(|p| (name(p, "name"), name(p, "version"))).collect()
+    };
+    let theirs = packages("fuzz/Cargo.lock");
+    let missing: Vec<_> = packages("Cargo.lock").into_iter().filter(|p| !theirs.contains(p)).collect();
+    assert!(missing.is_empty(), "cp Cargo.lock fuzz/Cargo.lock && (cd fuzz && cargo metadata >/dev/null): {missing:?}");
+}

@@ -46,8 +46,8 @@ fn start(arguments: Engine) -> Result<(), Box<dyn std::error::Error>> {
     }
     #[cfg(feature = "fault-injection")]
     {
-        sandkeep::launch::fault::drop_fences(&arguments.drop_fence)?;
-        if let Some(step) = &arguments.fail_at {
+        sandkeep::launch::fault::drop_fences(&arguments.faults.drop_fence)?;
+        if let Some(step) = &arguments.faults.fail_at {
             sandkeep::launch::fault::fail_at(step)?;
         }
     }

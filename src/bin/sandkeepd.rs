@@ -1,7 +1,6 @@
 //! The daemon. Started by hand as root it is its own supervisor: it starts the engine and the front and restarts what
 //! dies. The front, which alone talks to callers, gives up every right before it listens.
 
-use std::ffi::OsString;
 use std::net::TcpListener;
 use std::process::ExitCode;
 
@@ -38,16 +37,10 @@ fn start(arguments: Daemon) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(socket) = &arguments.socket {
         front.extend(["--socket".into(), socket.into()]);
     }
-    #[allow(unused_mut, reason = "only test builds add to it")]
-    let mut engine: Vec<OsString> = Vec::new();
-    #[cfg(feature = "fault-injection")]
-    {
-        engine.extend(arguments.drop_fence.iter().flat_map(|f| ["--drop-fence".into(), f.into()]));
-        engine.extend(arguments.fail_at.iter().flat_map(|s| ["--fail-at".into(), s.into()]));
-    }
-    Ok(Supervisor { common: arguments.common(), config, source, engine, front }.run()?)
+    Ok(Supervisor { common: arguments.common(), config, source, engine: arguments.faults(), front }.run()?)
 }
 
+/// The front's half: takes its sockets, opens what lies below root's directories, gives up every right, serves.
 fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), Box<dyn std::error::Error>> {
     let sockets = if arguments.listen_fd.is_empty() {
         supervisor::activated()

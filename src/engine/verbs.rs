@@ -15,8 +15,9 @@ use crate::wire::{
     Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, PROTOCOL, Refusal, Reply, Request, StatWire, Verb, WhyWire,
 };
 
-/// How long pid 1 may take to be ready.
-pub(super) const BUILD_WAIT: Duration = Duration::from_secs(10);
+/// How long pid 1 may take to be ready, counted from its request: on a slow host with many at once it waits its turn for
+/// a processor. Less than the front waits for the reply.
+pub(super) const BUILD_WAIT: Duration = Duration::from_secs(30);
 
 impl Monitor {
     pub(super) fn request(&mut self, from: ConnectionKey, request: Request, fds: Vec<OwnedFd>) {

@@ -30,8 +30,9 @@ use super::{
 const PENDING_MAX: usize = 16_384;
 /// Sandboxes of one connection that are not reaped yet.
 const WATCHERS_MAX: usize = 65_536;
-/// Building a sandbox takes milliseconds; a monitor that is silent for this long hangs.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Building a sandbox takes milliseconds, and a monitor answers within 30 s what it could not build; one that is silent
+/// for this long hangs.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(40);
 /// Connecting and Hello together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// An engine that is away for longer is told of.

@@ -127,7 +127,7 @@ fn full_scratch_is_told_by_bytes_and_by_inodes() {
         assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 0 }, "{level:?} {ran:?}");
         assert!(ran.stderr.contains("No space left on device"), "{level:?} {}", ran.stderr);
         assert!(hits(&ran, LimitKindWire::Disk) >= 1, "{level:?} {:?}", ran.end);
-        let script = "for n in $(seq 1 300); do mkdir /tmp/$n && (cd /tmp/$n && touch $(seq 1 200)) || exit 3; done";
+        let script = "for n in $(seq 1 60); do mkdir /tmp/$n && (cd /tmp/$n && touch $(seq 1 1000)) || exit 3; done";
         let ran = limited(&mut front, level, NONE, script);
         assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 3 }, "{level:?} {}", ran.stdout);
         assert!(ran.stderr.contains("No space left"), "{level:?}");

@@ -14,6 +14,8 @@ mod show;
 mod world;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -57,12 +59,20 @@ pub(super) fn verify(socket: PathBuf, args: &VerifyArgs, as_json: bool) -> Resul
     if to_stdout && as_json {
         return Err(CliError::Usage("--json and --junit - would both write to standard output".into()));
     }
+    // Before the look, which takes seconds: where it can not be written there is nothing to look for.
+    let mut file = match &args.junit {
+        Some(path) if !to_stdout => {
+            Some(File::create(path).map_err(|e| CliError::Usage(format!("--junit {}: {e}", path.display())))?)
+        }
+        _ => None,
+    };
     let report = look(socket, args)?;
-    let xml = args.junit.as_ref().map(|path| (path, junit::xml(&report, args.allow_untested)));
-    match &xml {
-        Some((_, xml)) if to_stdout => out(xml)?,
-        Some((path, xml)) => std::fs::write(path, xml).map_err(CliError::Output)?,
-        None => {}
+    if args.junit.is_some() {
+        let xml = junit::xml(&report, args.allow_untested);
+        match &mut file {
+            Some(file) => file.write_all(xml.as_bytes()).map_err(CliError::Output)?,
+            None => out(&xml)?,
+        }
     }
     if as_json {
         out(&format!("{:#}\n", show::json(&report)))?;

@@ -69,7 +69,8 @@ impl World {
         let dir = std::env::temp_dir().join(format!("sandkeep-verify-{nonce}"));
         clean_up_on_signal(dir.clone())?;
         // Fails where something of the name is there: nobody else's directory is used.
-        DirBuilder::new().mode(0o711).create(&dir)?;
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", dir.display()));
+        DirBuilder::new().mode(0o711).create(&dir).map_err(named)?;
         let made = Self::fill(&dir, nonce, as_root);
         if made.is_err() {
             let _ = fs::remove_dir_all(&dir);
