@@ -388,7 +388,8 @@ fn a_subtree_that_somebody_removed_is_made_again() {
     if !machine::expect_all(&["root", "cgroup2"]) {
         return;
     }
-    let daemon = Daemon::start("", &[]);
+    // One that waits would keep its parent in place.
+    let daemon = Daemon::start("[pool]\nenabled = false\n", &[]);
     let leaf = std::thread::scope(|scope| {
         let call = scope.spawn(|| daemon.bash("sleep 1", 10.0));
         let mut leaf = None;

@@ -280,32 +280,43 @@ impl Tree {
 
     fn limit_leaf(&self, leaf: &Leaf, limits: &Limits) -> Result<CgroupReport, LaunchError> {
         let path = &leaf.path;
-        let mut report = CgroupReport { version: 2, ..CgroupReport::default() };
         if self.controllers.cpu {
             set_cpu(path, limits.cpu_centipercent).step("cgroup", "cpu.max")?;
+        }
+        if self.controllers.memory {
+            set_memory(path, limits.memory_bytes).step("cgroup", "memory.max")?;
+            // swap.max is absent where the kernel accounts no swap; then there is none to limit.
+            match fs::write(path.join("memory.swap.max"), "0") {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result.step("cgroup", "memory.swap.max")?,
+            }
+            fs::write(path.join("memory.oom.group"), "1").step("cgroup", "memory.oom.group")?;
+        }
+        if self.controllers.pids {
+            set_pids(path, limits.pids.into()).step("cgroup", "pids.max")?;
+        }
+        self.read_back(leaf, limits)
+    }
+
+    /// What is in force for `leaf`, which must be `limits`.
+    fn read_back(&self, leaf: &Leaf, limits: &Limits) -> Result<CgroupReport, LaunchError> {
+        let mut report = CgroupReport { version: 2, ..CgroupReport::default() };
+        if self.controllers.cpu {
             let max = leaf.read("cpu.max").step("cgroup", "cpu.max")?;
             let (quota, period) = max.split_once(' ').unwrap_or((max.as_str(), ""));
             report.cpu_max = Some((number(quota, "cpu.max")?, number(period, "cpu.max")?));
             report.controllers.push("cpu".into());
         }
         if self.controllers.memory {
-            set_memory(path, limits.memory_bytes).step("cgroup", "memory.max")?;
-            // swap.max is absent where the kernel accounts no swap; then there is none to limit.
-            let swap = match fs::write(path.join("memory.swap.max"), "0") {
+            report.swap_max_bytes = match leaf.read("memory.swap.max") {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                result => {
-                    result.step("cgroup", "memory.swap.max")?;
-                    Some(number(&leaf.read("memory.swap.max").step("cgroup", "memory.swap.max")?, "memory.swap.max")?)
-                }
+                result => Some(number(&result.step("cgroup", "memory.swap.max")?, "memory.swap.max")?),
             };
-            fs::write(path.join("memory.oom.group"), "1").step("cgroup", "memory.oom.group")?;
             report.oom_group = Some(leaf.read("memory.oom.group").step("cgroup", "memory.oom.group")? == "1");
             report.memory_max_bytes = Some(leaf.number("memory.max")?);
-            report.swap_max_bytes = swap;
             report.controllers.push("memory".into());
         }
         if self.controllers.pids {
-            set_pids(path, limits.pids.into()).step("cgroup", "pids.max")?;
             report.pids_max = Some(leaf.number("pids.max")?);
             report.controllers.push("pids".into());
         }
@@ -314,12 +325,19 @@ impl Tree {
             report.memory_max_bytes.is_none_or(|max| max <= limits.memory_bytes && limits.memory_bytes - max < page)
                 && report.pids_max.is_none_or(|max| max == u64::from(limits.pids))
                 && report.oom_group != Some(false)
-                && report.swap_max_bytes.is_none_or(|max| max == 0);
+                && report.swap_max_bytes.is_none_or(|max| max == 0)
+                && report.cpu_max.is_none_or(|max| max == (quota_us(limits.cpu_centipercent), CPU_PERIOD_US));
         if enforced {
             Ok(report)
         } else {
             Err(io::Error::other("a limit reads back differently")).step("verify", "cgroup")
         }
+    }
+
+    /// Gives `leaf`, which had `before`, the limits `now`; reads back what is in force in any case.
+    pub fn relimit(&self, leaf: &Leaf, before: &Limits, now: &Limits) -> Result<CgroupReport, LaunchError> {
+        let counted = |l: &Limits| (l.cpu_centipercent, l.memory_bytes, l.pids);
+        if counted(before) == counted(now) { self.read_back(leaf, now) } else { self.limit_leaf(leaf, now) }
     }
 
     /// Whether a process can be born into a leaf, stopped and killed through it.
@@ -371,6 +389,9 @@ impl Tree {
         }
     }
 }
+
+/// What the kernel holds for one sandbox, measured with a network namespace of its own.
+const KERNEL_BYTES: u64 = 320 * 1024;
 
 /// One sandbox's cgroup.
 #[derive(Debug)]
@@ -463,6 +484,19 @@ impl Leaf {
             .map(|kib| kib * 1024)
     }
 
+    /// Memory of its processes at this moment.
+    pub fn memory_now(&self) -> Option<u64> {
+        if let Ok(bytes) = self.number("memory.current") {
+            return Some(bytes);
+        }
+        let pids = self.read("cgroup.procs").ok()?;
+        let own = |pid: &str| {
+            let status = procfs::process::Process::new(pid.parse().ok()?).ok()?.status().ok()?;
+            Some((status.rssanon? + status.rssshmem?) * 1024)
+        };
+        Some(KERNEL_BYTES + pids.lines().take(64).filter_map(own).sum::<u64>())
+    }
+
     /// Removes it; a leaf that still holds a dying process is tried again until `wait` is over.
     pub fn remove_within(&self, wait: Duration) -> Result<(), LaunchError> {
         let deadline = Instant::now() + wait;
@@ -517,10 +551,13 @@ fn set_pids(path: &Path, most: u64) -> io::Result<()> {
     PidController::new(path.into(), path.into(), true).set_pid_max(max).map_err(io::Error::other)
 }
 
+fn quota_us(centipercent: u32) -> u64 {
+    CPU_PERIOD_US * u64::from(centipercent) / 10_000
+}
+
 fn set_cpu(path: &Path, centipercent: u32) -> io::Result<()> {
-    let quota = CPU_PERIOD_US * u64::from(centipercent) / 10_000;
     CpuController::new(path.into(), path.into(), true)
-        .set_cfs_quota_and_period(Some(quota as i64), Some(CPU_PERIOD_US))
+        .set_cfs_quota_and_period(Some(quota_us(centipercent) as i64), Some(CPU_PERIOD_US))
         .map_err(io::Error::other)
 }
 

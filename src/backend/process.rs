@@ -4,12 +4,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::cgroup::{Leaf, Tree};
 use crate::launch::channel::CommandEnd;
 use crate::launch::{self, Assets, EngineView, LaunchError, Report, Step};
 use crate::policy::plan::{MountKind, Namespace, Plan};
 use crate::policy::seccomp;
-use crate::spec::{CgroupReport, Enforced, LimitHit, LimitKind, NetworkReport, Outcome, SandboxId, SeccompReport};
+use crate::spec::{CgroupReport, Enforced, LimitHit, LimitKind, Limits, NetworkReport, Outcome, SandboxId, SeccompReport};
 use crate::sys::process::{Child, kill_pidfd};
 
 /// What every sandbox of this backend is built from.
@@ -87,6 +89,14 @@ impl ProcessBackend {
         })
     }
 
+    /// Gives one that was built for `before` the limits `now`; fails where something else is in force after it.
+    pub fn relimit(&self, live: &mut Live, before: &Limits, now: &Limits) -> Result<(), LaunchError> {
+        if let (Some(tree), Some(leaf)) = (&self.tree, &live.leaf) {
+            live.cgroup = tree.relimit(leaf, before, now)?;
+        }
+        Ok(())
+    }
+
     /// Whether what sandboxes are built from has been taken away: no launch can succeed any more.
     pub fn is_lost(&self) -> bool {
         self.tree.as_ref().is_some_and(Tree::is_lost)
@@ -124,6 +134,20 @@ impl Live {
         self.leaf.as_ref()?.host_pid(inner)
     }
 
+    /// Whether it is as it was left: pid 1 alive, not stopped, with nothing to say.
+    pub fn is_idle(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd(), PollFlags::POLLIN), PollFd::new(self.channel(), PollFlags::POLLIN)];
+        // Its main thread's state is the third word, behind a name that is ours.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.pid)).unwrap_or_default();
+        let sleeps = stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with("S "));
+        sleeps && poll(&mut fds, PollTimeout::ZERO) == Ok(0)
+    }
+
+    /// What the cgroup said when the limits were last set.
+    pub fn cgroup(&self) -> &CgroupReport {
+        &self.cgroup
+    }
+
     pub fn lease(&self) -> u32 {
         self.lease
     }
@@ -149,6 +173,11 @@ impl Live {
     pub fn memory_peak(&self) -> Option<u64> {
         self.cgroup.memory_max_bytes?;
         self.leaf.as_ref()?.memory_peak()
+    }
+
+    /// What it takes now: as the memory controller counts, or its processes' own pages and an estimate of the kernel's.
+    pub fn memory_now(&self) -> Option<u64> {
+        self.leaf.as_ref()?.memory_now()
     }
 
     /// The nearest substitute where no memory controller counts: while the processes live.

@@ -26,6 +26,7 @@ pub struct Config {
     pub levels: Levels,
     pub ceilings: Ceilings,
     pub capacity: Capacity,
+    pub pool: Pool,
     pub host: Host,
     pub principals: Vec<PrincipalRule>,
 }
@@ -93,6 +94,16 @@ pub struct Capacity {
     pub pids: u32,
     /// `None`: every core.
     pub cpu_centipercent: Option<u32>,
+}
+
+/// Sandboxes that are built before there is a call for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    pub enabled: bool,
+    /// How many may wait, of all kinds together.
+    pub waiting_max: u32,
+    /// What those that wait may take together, as estimated by kind.
+    pub memory_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

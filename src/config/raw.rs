@@ -23,6 +23,7 @@ pub(super) struct Raw {
     levels: RawLevels,
     ceilings: RawCeilings,
     capacity: RawCapacity,
+    pool: RawPool,
     leases: RawLeases,
     users: RawUsers,
     runtimes: RawRuntimes,
@@ -105,6 +106,20 @@ struct RawCapacity {
 impl Default for RawCapacity {
     fn default() -> Self {
         Self { sandboxes: 1024, memory_mb: None, processes: 16_384, cpu_percent: None }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawPool {
+    enabled: bool,
+    waiting_max: u32,
+    memory_mb: u64,
+}
+
+impl Default for RawPool {
+    fn default() -> Self {
+        Self { enabled: true, waiting_max: 64, memory_mb: 512 }
     }
 }
 
@@ -227,6 +242,7 @@ impl Raw {
             levels: Levels { minimal: self.levels.minimal },
             ceilings: self.ceilings.validate()?,
             capacity: self.capacity.validate()?,
+            pool: self.pool.validate()?,
             host: Host {
                 lease_first_uid: self.leases.first_uid()?,
                 lease_count: within("leases.count", self.leases.count.into(), 64, 1 << 24)? as u32,
@@ -290,6 +306,16 @@ impl RawCapacity {
                 .transpose()?,
             pids: within("capacity.processes", self.processes.into(), 64, 1 << 22)? as u32,
             cpu_centipercent: self.cpu_percent.map(|p| centipercent("capacity.cpu_percent", p)).transpose()?,
+        })
+    }
+}
+
+impl RawPool {
+    fn validate(self) -> Result<Pool, ConfigError> {
+        Ok(Pool {
+            enabled: self.enabled,
+            waiting_max: within("pool.waiting_max", self.waiting_max.into(), 1, 1 << 14)? as u32,
+            memory_bytes: within("pool.memory_mb", self.memory_mb, 16, 1 << 22)? * MIB,
         })
     }
 }

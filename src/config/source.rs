@@ -144,6 +144,7 @@ impl Config {
             allow_degraded: next.allow_degraded,
             levels: next.levels,
             ceilings: next.ceilings,
+            pool: next.pool,
             principals: next.principals,
             listen: Listen { tcp_anonymous: next.listen.tcp_anonymous, ..self.listen.clone() },
             host: Host { runtime_directories: next.host.runtime_directories, ..self.host.clone() },

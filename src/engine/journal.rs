@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::spec::SandboxId;
 
-/// A journal that has grown to this is written anew when nothing is alive.
+/// A journal that has grown to this is written anew: many times what those that can be alive at once take.
 const BYTES_MAX: u64 = 1024 * 1024;
 
 /// How long to wait for the lock: a sandbox that a dead engine was just building holds it until it is dead too.
@@ -49,13 +49,22 @@ impl Journal {
         self.line(format_args!("+ {id} {uid}\n"))
     }
 
-    /// `next_uid` is written where the journal begins anew.
-    pub fn gone(&mut self, id: &SandboxId, alive: usize, next_uid: u32) -> io::Result<()> {
-        if alive == 0 && self.bytes > BYTES_MAX {
-            self.begin_anew()?;
-            return self.line(format_args!("next {next_uid}\n"));
+    /// Where the journal has grown it begins anew, with `alive` and `next_uid`.
+    pub fn gone<'a>(
+        &mut self,
+        id: &SandboxId,
+        alive: impl Iterator<Item = (&'a SandboxId, u32)>,
+        next_uid: u32,
+    ) -> io::Result<()> {
+        if self.bytes <= BYTES_MAX {
+            return self.line(format_args!("- {id}\n"));
         }
-        self.line(format_args!("- {id}\n"))
+        let mut text = format!("next {next_uid}\n");
+        for (id, uid) in alive {
+            text.push_str(&format!("+ {id} {uid}\n"));
+        }
+        self.begin_anew()?;
+        self.line(format_args!("{text}"))
     }
 
     pub fn remove(self) -> io::Result<()> {
@@ -135,7 +144,7 @@ mod tests {
             assert_eq!(left, Leftovers::default());
             journal.born(&a, 70).unwrap();
             journal.born(&b, 71).unwrap();
-            journal.gone(&a, 1, 72).unwrap();
+            journal.gone(&a, [(&b, 71)].into_iter(), 72).unwrap();
         }
         let (held, left) = Journal::open(&path).unwrap();
         assert_eq!(left, Leftovers { sandboxes: vec![b.to_string()], next_uid: Some(72) });
@@ -143,6 +152,24 @@ mod tests {
         drop(held);
         let (_, left) = Journal::open(&path).unwrap();
         assert_eq!(left, Leftovers { sandboxes: vec![], next_uid: Some(72) });
+    }
+
+    #[test]
+    fn a_long_one_begins_anew_with_what_is_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (a, b) = (SandboxId::from_random([1; 16]), SandboxId::from_random([2; 16]));
+        {
+            let (mut journal, _) = Journal::open(&path).unwrap();
+            journal.born(&b, 71).unwrap();
+            for _ in 0..20_000 {
+                journal.born(&a, 70).unwrap();
+                journal.gone(&a, [(&b, 71)].into_iter(), 72).unwrap();
+            }
+            assert!(journal.bytes <= BYTES_MAX + 100, "{}", journal.bytes);
+        }
+        let (_, left) = Journal::open(&path).unwrap();
+        assert_eq!(left, Leftovers { sandboxes: vec![b.to_string()], next_uid: Some(72) });
     }
 
     #[test]

@@ -108,6 +108,11 @@ impl Leases {
         self.free.push_back(uid - self.first);
     }
 
+    /// How many may still be had, those that something still carries among them.
+    pub fn available(&self) -> usize {
+        (self.count - self.fresh) as usize + self.free.len()
+    }
+
     /// How many are out.
     #[cfg(test)]
     pub fn in_use(&self) -> u32 {

@@ -6,23 +6,26 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, fchown};
 
+use super::ahead::created;
 use super::monitor::Monitor;
 use super::passed::is_pipe;
-use super::sandbox::{Run, Sender, WaitingExec};
+use super::sandbox::{Run, Sandbox, Sender, WaitingExec};
 use super::states::State;
 use super::verbs::stat_of;
 use crate::launch::channel::{FromInit, ToInit, numbers, receive, send};
 use crate::spec::{Clock, KilledBy, Outcome, SandboxId};
-use crate::wire::{CreatedWire, Event, FromMonitor, LifetimeWire, Refusal, Reply};
+use crate::wire::{Event, FromMonitor, LifetimeWire, Refusal, Reply};
 
 /// Refused forks after which a sandbox is ended (the contract's number).
 const REFUSED_FORKS_MAX: u64 = 1000;
 /// How often the cgroup's counters of a running sandbox are read, unless a limit is nearer.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The nearest that two looks may come.
 const TICK_LEAST: Duration = Duration::from_millis(10);
 /// A killed sandbox that is still there after this is killed again and reported.
 const DEATH_WAIT: Duration = Duration::from_secs(2);
+/// Dead sandboxes that wait to be removed; with one more the oldest is not put off any longer.
+const GRAVES_MAX: usize = 64;
 
 impl Monitor {
     /// Everything that pid 1 has said.
@@ -50,12 +53,13 @@ impl Monitor {
                 match self.backend.enforced(&sandbox.live, &sandbox.plan, &report) {
                     Ok(enforced) => {
                         sandbox.state = State::Ready;
-                        let created = CreatedWire {
-                            enforced: enforced.into(),
-                            degraded: sandbox.plan.degraded.clone(),
-                            limits: sandbox.plan.limits.into(),
-                        };
-                        self.answer_create(key, Reply::Created(Box::new(created)));
+                        sandbox.enforced = Some(enforced);
+                        if sandbox.ahead.is_some() {
+                            return self.ahead_is_ready(key);
+                        }
+                        if let Some(created) = created(sandbox) {
+                            self.answer_create(key, Reply::Created(created));
+                        }
                         self.start_command(key);
                     }
                     Err(e) => {
@@ -69,6 +73,9 @@ impl Monitor {
                 tracing::error!(sandbox = %sandbox.id, step, target, errno, "set-up failed");
                 self.answer_create(key, Reply::Refused(Refusal::SetupFailed { step, target, errno }));
                 self.kill(key, Outcome::EngineFault);
+            }
+            (FromInit::Started { pid, landlock }, State::Starting) if sandbox.ahead.is_some() => {
+                self.ahead_is_up(key, pid, landlock);
             }
             (FromInit::Started { pid, landlock }, State::Starting) => {
                 sandbox.state = State::Running;
@@ -133,7 +140,7 @@ impl Monitor {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
         let sender = match (&mut sandbox.run, &mut sandbox.waiting) {
             (Some(run), _) => run.sender.take(),
-            (None, waiting) => waiting.take().map(|w| w.sender),
+            (None, waiting) => waiting.take().and_then(|w| w.sender),
         };
         if let Some(Sender { connection, seq }) = sender {
             self.reply(connection, seq, reply, Vec::new());
@@ -149,11 +156,12 @@ impl Monitor {
         let Some(WaitingExec { sender, command, wall, fds }) = sandbox.waiting.take() else { return };
         let uid = sandbox.live.lease();
         let argv = command.argv().to_vec();
-        let message = ToInit::Exec { argv, env: command.env().to_vec(), cwd: command.cwd().to_owned() };
+        let rlimits = sandbox.plan.rlimits.into();
+        let message = ToInit::Exec { argv, env: command.env().to_vec(), cwd: command.cwd().to_owned(), rlimits };
         let began = Instant::now();
         sandbox.state = State::Starting;
         sandbox.run = Some(Run {
-            sender: Some(sender),
+            sender,
             began,
             wall,
             cpu_us_before: sandbox.live.counters().cpu_us.unwrap_or(0),
@@ -219,7 +227,7 @@ impl Monitor {
     pub(super) fn check(&mut self, key: u64, now: Instant) -> Option<Instant> {
         let sandbox = self.sandboxes.get(&key)?;
         match sandbox.state {
-            State::Building | State::Ready if sandbox.run.is_none() && sandbox.create_seq.is_some() => {
+            State::Building | State::Ready if sandbox.create_seq.is_some() || sandbox.ahead.is_some() => {
                 if now.duration_since(sandbox.born) < super::verbs::BUILD_WAIT {
                     return Some(sandbox.born + super::verbs::BUILD_WAIT);
                 }
@@ -229,7 +237,7 @@ impl Monitor {
                 self.kill(key, Outcome::EngineFault);
                 None
             }
-            State::Building | State::Ready => None,
+            State::Building | State::Ready | State::Waiting => None,
             State::Starting | State::Running => self.check_limits(key, now),
             State::Ending => {
                 tracing::error!(sandbox = %sandbox.id, pid = sandbox.live.pid(), "a killed sandbox is still there");
@@ -298,22 +306,20 @@ impl Monitor {
                 }
             }
         }
-        self.remove(key, &id, started.then_some(end.into()));
-        let reaped = FromMonitor::Event(Event::Reaped { id: id.to_string() });
-        match (lifetime, owner) {
-            (LifetimeWire::Call, Some(owner)) => self.send(owner, &reaped, Vec::new()),
-            (LifetimeWire::Call, None) => {}
-            (LifetimeWire::Detached, _) => {
-                self.greeted().into_iter().for_each(|front| self.send(front, &reaped, Vec::new()));
-            }
-        }
+        self.remove(key, started.then_some(end.into()));
     }
 
-    /// Takes it out of the table and gives back what it held.
-    fn remove(&mut self, key: u64, id: &SandboxId, end: Option<crate::wire::EndWire>) {
+    /// Takes it out of the table. What it held is given back when there is time.
+    fn remove(&mut self, key: u64, end: Option<crate::wire::EndWire>) {
         let Some(mut sandbox) = self.sandboxes.remove(&key) else { return };
-        self.by_id.remove(id);
-        self.memory_promised -= sandbox.plan.limits.memory_bytes;
+        if let Some(ahead) = sandbox.ahead.take() {
+            self.ahead -= 1;
+            let came = sandbox.enforced.is_some() && sandbox.run.is_none();
+            self.ahead_is_gone(key, &ahead, came, sandbox.cause.as_ref());
+        } else {
+            self.by_id.remove(&sandbox.id);
+            self.memory_promised -= sandbox.plan.limits.memory_bytes;
+        }
         if sandbox.lifetime == LifetimeWire::Detached
             && !sandbox.destroy
             && let Some(end) = end
@@ -323,17 +329,38 @@ impl Monitor {
             stat.state = "ended".into();
             self.keep_end(stat, end, outputs);
         }
-        let uid = sandbox.live.lease();
-        match sandbox.live.finish() {
+        self.unwatch(&sandbox);
+        self.graves.push_back(sandbox);
+        if self.graves.len() > GRAVES_MAX {
+            self.bury_one();
+        }
+    }
+
+    /// Reaps one that is dead, removes its cgroup, gives back its uid, and tells that nothing is left of it.
+    pub(super) fn bury_one(&mut self) -> bool {
+        let Some(sandbox) = self.graves.pop_front() else { return false };
+        let Sandbox { id, born_as, owner, lifetime, live, .. } = sandbox;
+        let uid = live.lease();
+        match live.finish() {
             Ok(()) => self.leases.give_back(uid),
             // A lease that something may still carry is not leased again.
             Err(e) => tracing::error!(sandbox = %id, error = %e, uid, "a sandbox left something behind"),
         }
-        self.note_gone(id);
+        self.note_gone(&born_as);
+        let reaped = FromMonitor::Event(Event::Reaped { id: id.to_string() });
+        match (lifetime, owner) {
+            (LifetimeWire::Call, Some(owner)) => self.send(owner, &reaped, Vec::new()),
+            (LifetimeWire::Call, None) => {}
+            (LifetimeWire::Detached, _) => {
+                self.greeted().into_iter().for_each(|front| self.send(front, &reaped, Vec::new()));
+            }
+        }
+        true
     }
 
     pub(super) fn note_gone(&mut self, id: &SandboxId) {
-        if let Err(e) = self.journal.gone(id, self.sandboxes.len(), self.leases.next()) {
+        let alive = self.sandboxes.values().chain(&self.graves).map(|s| (&s.born_as, s.live.lease()));
+        if let Err(e) = self.journal.gone(id, alive, self.leases.next()) {
             tracing::warn!(sandbox = %id, error = %e, "the journal could not be written");
         }
     }

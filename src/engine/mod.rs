@@ -1,6 +1,7 @@
 //! The monitor: the only process with rights on the host. It takes verbs from the front, keeps the table of sandboxes,
 //! builds, watches and removes them. One thread, no async runtime, an empty environment.
 
+mod ahead;
 mod claim;
 mod connection;
 mod journal;
@@ -8,6 +9,7 @@ mod leases;
 mod lifecycle;
 mod monitor;
 mod passed;
+mod pool;
 mod reload;
 mod sandbox;
 mod start;

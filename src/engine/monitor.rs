@@ -10,9 +10,11 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::ahead::{Idle, Stamp};
 use super::connection::{Connection, Incoming};
 use super::journal::Journal;
 use super::leases::Leases;
+use super::pool::Pool;
 use super::sandbox::{ConnectionKey, Sandbox};
 use crate::backend::process::ProcessBackend;
 use crate::config::{Config, Source};
@@ -109,6 +111,16 @@ pub struct Monitor {
     pub(super) ended: VecDeque<Ended>,
     /// Sum of the memory limits of all that live.
     pub(super) memory_promised: u64,
+    pub(super) pool: Pool,
+    /// How many of `sandboxes` are no call's yet.
+    pub(super) ahead: usize,
+    /// What was built ahead under another number is not used: settings or programs changed.
+    pub(super) generation: u64,
+    pub(super) stamp: Stamp,
+    /// When a front last said something.
+    pub(super) asked_last: Instant,
+    /// Dead, and not yet removed.
+    pub(super) graves: VecDeque<Sandbox>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     next_key: u64,
     pub(super) stopping: Option<Instant>,
@@ -140,6 +152,12 @@ impl Monitor {
         epoll.add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener.pack()))?;
         epoll.add(signals.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.pack()))?;
         Ok(Self {
+            pool: Pool::new(settings.config.pool),
+            ahead: 0,
+            generation: 0,
+            stamp: Stamp::now(&settings.config),
+            asked_last: Instant::now(),
+            graves: VecDeque::new(),
             settings,
             backend,
             leases,
@@ -166,10 +184,15 @@ impl Monitor {
         manager::ready(&self.status());
         let mut events = [EpollEvent::empty(); 128];
         loop {
-            let ready = match self.epoll.wait(&mut events, self.timeout()) {
+            let idle = self.idle(Instant::now());
+            let ready = match self.epoll.wait(&mut events, self.timeout(&idle)) {
                 Err(nix::errno::Errno::EINTR) => 0,
                 result => result?,
             };
+            // What is for later waits until nobody wants anything now.
+            if ready == 0 && matches!(idle, Idle::Now | Idle::At(_)) {
+                self.work_ahead();
+            }
             // News before deadlines: a command that ended in time is not called late because its news waited.
             for event in &events[..ready] {
                 if let Some(token) = Token::unpack(event.data()) {
@@ -181,6 +204,7 @@ impl Monitor {
             if let Some(since) = self.stopping
                 && (self.sandboxes.is_empty() || since.elapsed() > STOP_WAIT)
             {
+                while self.bury_one() {}
                 break;
             }
         }
@@ -214,6 +238,7 @@ impl Monitor {
                 Ok(())
             }
             Token::Connection(key) => {
+                self.asked_last = Instant::now();
                 if flags.contains(EpollFlags::EPOLLOUT) {
                     self.flush(key);
                 }
@@ -231,10 +256,15 @@ impl Monitor {
         }
     }
 
-    fn timeout(&self) -> EpollTimeout {
+    fn timeout(&self, idle: &Idle) -> EpollTimeout {
+        let later = match idle {
+            Idle::Now => return EpollTimeout::ZERO,
+            Idle::At(at) => Some(*at),
+            Idle::Nothing => None,
+        };
         let next = self.timers.peek().map(|Reverse((at, _))| *at);
         let stop = self.stopping.map(|since| since + STOP_WAIT);
-        match next.into_iter().chain(stop).chain(self.tick).min() {
+        match next.into_iter().chain(stop).chain(self.tick).chain(later).min() {
             None => EpollTimeout::NONE,
             Some(at) => {
                 // Rounded up: waking before the deadline would only mean waiting again.
@@ -284,7 +314,7 @@ impl Monitor {
 
     pub(super) fn stop(&mut self) {
         if self.stopping.is_none() {
-            tracing::info!(sandboxes = self.sandboxes.len(), "stopping");
+            tracing::info!(sandboxes = self.in_use(), "stopping");
             manager::stopping();
             self.stopping = Some(Instant::now());
             let keys: Vec<u64> = self.sandboxes.keys().copied().collect();
@@ -340,6 +370,16 @@ impl Monitor {
         self.epoll.add(sandbox.live.channel(), channel)?;
         self.epoll.add(sandbox.live.pidfd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Death(key).pack()))?;
         Ok(())
+    }
+
+    /// It is dead, which its descriptors would go on to report until they are closed.
+    pub(super) fn unwatch(&self, sandbox: &Sandbox) {
+        for fd in [sandbox.live.channel(), sandbox.live.pidfd()] {
+            if let Err(e) = self.epoll.delete(fd) {
+                // ENOENT: it was taken out before.
+                tracing::debug!(error = %e, "unwatch");
+            }
+        }
     }
 
     /// The other end is gone; without this its end of file would be reported without end.

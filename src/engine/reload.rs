@@ -24,6 +24,7 @@ impl Monitor {
                 self.settings.rules.adopt(&config);
                 self.settings.minimal_enabled = config.levels.minimal;
                 self.settings.config = config;
+                self.renew_pool();
                 if differs.is_empty() {
                     tracing::info!("configuration reloaded");
                 } else {
@@ -45,7 +46,7 @@ impl Monitor {
     pub(super) fn status(&self) -> String {
         let levels: Vec<&str> = self.levels_available().iter().map(|level| level.name()).collect();
         let levels = if levels.is_empty() { "none".to_owned() } else { levels.join(", ") };
-        let mut status = format!("{} sandboxes; levels: {levels}", self.sandboxes.len());
+        let mut status = format!("{} sandboxes, {} waiting; levels: {levels}", self.in_use(), self.pool.waiting());
         if self.settings.rules.allow_degraded {
             status.push_str("; degrading allowed");
         }

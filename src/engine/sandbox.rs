@@ -3,11 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::states::State;
 use crate::backend::process::Live;
 use crate::launch::channel::CommandEnd;
 use crate::policy::plan::Plan;
-use crate::spec::{Command, End, Outcome, SandboxId, Usage};
+use crate::spec::{Command, End, Enforced, Outcome, SandboxId, Usage};
 use crate::wire::LifetimeWire;
 
 /// A connection's number; never used twice.
@@ -16,6 +17,8 @@ pub type ConnectionKey = u64;
 #[derive(Debug)]
 pub struct Sandbox {
     pub id: SandboxId,
+    /// The id under which it was built, which its cgroup and the journal's line carry. Another one where it was built ahead.
+    pub born_as: SandboxId,
     pub plan: Plan,
     pub lifetime: LifetimeWire,
     /// The connection that created it, while it lasts.
@@ -37,6 +40,10 @@ pub struct Sandbox {
     /// Largest resident set seen before a kill, where no controller counts memory.
     pub resident_bytes: u64,
     pub destroy: bool,
+    /// Read back when it was ready, and found to be what the plan says.
+    pub enforced: Option<Enforced>,
+    /// Set until it is a call's, where it was built ahead.
+    pub ahead: Option<Ahead>,
     /// When the monitor looks at it again by itself.
     pub next_check: Option<Instant>,
 }
@@ -50,7 +57,8 @@ pub struct Sender {
 
 #[derive(Debug)]
 pub struct WaitingExec {
-    pub sender: Sender,
+    /// `None`: the monitor's own, ahead of a call.
+    pub sender: Option<Sender>,
     pub command: Command,
     pub wall: Duration,
     pub fds: Vec<OwnedFd>,
@@ -73,6 +81,38 @@ pub struct Run {
 }
 
 impl Sandbox {
+    /// One whose pid 1 is on its way. `create`: who is to be answered once it is ready.
+    pub fn new(
+        id: SandboxId,
+        plan: Plan,
+        lifetime: LifetimeWire,
+        create: Option<Sender>,
+        live: Live,
+        ahead: Option<Ahead>,
+    ) -> Self {
+        Self {
+            born_as: id.clone(),
+            id,
+            plan,
+            lifetime,
+            owner: create.map(|sender| sender.connection),
+            live,
+            state: State::Building,
+            born: Instant::now(),
+            create_seq: create.map(|sender| sender.seq),
+            waiting: None,
+            run: None,
+            cause: None,
+            outputs: Vec::new(),
+            full_mounts: 0,
+            resident_bytes: 0,
+            destroy: false,
+            enforced: None,
+            ahead,
+            next_check: None,
+        }
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
         self.run.as_ref().filter(|run| run.end.is_none()).map(|run| run.began + run.wall)
     }

@@ -4,7 +4,8 @@
 ///
 /// ```text
 ///             Ready arrived        Exec            program runs
-/// (Create) --> Building ------> Ready -----> Starting -------> Running
+/// (Create) --> Building ------> Ready -----> Starting -------> Running       (one built ahead: Waiting, until a
+///                                                                             call makes it Ready or Running)
 ///                 |  \            |             |                 |
 ///                 |   `-- Exec may wait here    |                 | its process ended, a limit,
 ///                 v                v            v                 v Signal, Destroy, owner gone
@@ -20,11 +21,14 @@ pub enum State {
     Starting,
     Running,
     Ending,
+    /// Complete, built ahead of calls: no verb can name it.
+    Waiting,
 }
 
 impl State {
     #[cfg(test)]
-    pub const ALL: [State; 5] = [State::Building, State::Ready, State::Starting, State::Running, State::Ending];
+    pub const ALL: [State; 6] =
+        [State::Building, State::Ready, State::Starting, State::Running, State::Ending, State::Waiting];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -33,6 +37,7 @@ impl State {
             State::Starting => "starting",
             State::Running => "running",
             State::Ending => "ending",
+            State::Waiting => "waiting",
         }
     }
 }
@@ -60,10 +65,11 @@ pub enum Permit {
 pub fn permit(verb: Use, state: State) -> Permit {
     match (verb, state) {
         (Use::Exec, State::Building | State::Ready) => Permit::Handle,
-        (Use::Exec, State::Starting | State::Running) => Permit::Violation,
+        (Use::Exec, State::Starting | State::Running | State::Waiting) => Permit::Violation,
         (Use::Exec, State::Ending) => Permit::TooLate,
         (Use::Signal, State::Ending) => Permit::TooLate,
         (Use::Signal, State::Building | State::Ready | State::Starting | State::Running) => Permit::Handle,
+        (Use::Signal, State::Waiting) => Permit::TooLate,
         (Use::Stat | Use::Destroy, _) => Permit::Handle,
     }
 }
@@ -76,7 +82,7 @@ mod tests {
     fn one_command_at_a_time() {
         let exec: Vec<_> = State::ALL.iter().map(|&s| permit(Use::Exec, s)).collect();
         use Permit::{Handle, TooLate, Violation};
-        assert_eq!(exec, [Handle, Handle, Violation, Violation, TooLate]);
+        assert_eq!(exec, [Handle, Handle, Violation, Violation, TooLate, Violation]);
     }
 
     #[test]

@@ -3,16 +3,18 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::ahead::created;
 use super::monitor::Monitor;
 use super::passed::may_be_passed;
 use super::sandbox::{ConnectionKey, Sandbox, Sender, WaitingExec};
 use super::states::{Permit, State, Use, permit};
 use super::survey;
 use crate::policy::RUNTIMES;
-use crate::policy::plan::{self, Ask, plan};
+use crate::backend::process::Live;
+use crate::policy::plan::{self, Ask, Plan, plan};
 use crate::spec::{KilledBy, Level, Outcome, SandboxId};
 use crate::wire::{
-    Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, PROTOCOL, Refusal, Reply, Request, StatWire, Verb, WhyWire,
+    Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, LimitsWire, PROTOCOL, Refusal, Reply, Request, StatWire, Verb, WhyWire,
 };
 
 /// How long pid 1 may take to be ready, counted from its request: on a slow host with many at once it waits its turn for
@@ -37,6 +39,8 @@ impl Monitor {
             }
             Verb::Create(create) => self.create(from, seq, create),
             Verb::Exec(exec) => self.exec(from, seq, exec, fds),
+            Verb::Prepare(prepare) => self.prepare(from, seq, prepare),
+            Verb::Take(take) => self.take(from, seq, take),
             Verb::Signal { id, why } => self.signal(from, seq, &id, why),
             Verb::Stat { id } => self.stat(from, seq, &id),
             Verb::List { after } => self.list(from, seq, after),
@@ -44,7 +48,7 @@ impl Monitor {
         }
     }
 
-    fn refuse(&mut self, to: ConnectionKey, seq: u32, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, to: ConnectionKey, seq: u32, refusal: Refusal) {
         self.reply(to, seq, Reply::Refused(refusal), Vec::new());
     }
 
@@ -81,7 +85,7 @@ impl Monitor {
         if self.by_id.contains_key(&id) {
             return self.violation(from, seq, "a sandbox id that is in use");
         }
-        match self.admit(&id, from, seq, &create) {
+        match self.admit(&id, Sender { connection: from, seq }, &create) {
             Ok(key) => self.wake(key, Instant::now() + BUILD_WAIT),
             Err(refusal) => {
                 tracing::warn!(sandbox = %id, refusal = ?refusal, "not created");
@@ -90,24 +94,17 @@ impl Monitor {
         }
     }
 
-    /// Plans, leases, journals, builds. On a refusal nothing is left of it.
-    fn admit(&mut self, id: &SandboxId, from: ConnectionKey, seq: u32, create: &Create) -> Result<u64, Refusal> {
+    /// What would be built now for these limits, if it may be.
+    pub(super) fn admissible(&self, level: Level, limits: LimitsWire) -> Result<Plan, Refusal> {
         if self.stopping.is_some() {
             return Err(Refusal::Draining);
         }
-        if !RUNTIMES.iter().any(|(name, _)| *name == create.runtime) {
-            return Err(Refusal::UnknownRuntime);
-        }
-        if create.workspace.is_some() {
-            return Err(Refusal::UnknownWorkspace);
-        }
-        let level = Level::from(create.level);
         if level == Level::Minimal && !self.settings.minimal_enabled {
             return Err(Refusal::LevelUnavailable {
                 missing: vec!["the operator's consent: levels.minimal is off in the configuration".into()],
             });
         }
-        let ask = Ask { level, limits: create.limits.into() };
+        let ask = Ask { level, limits: limits.into() };
         let plan = plan(&ask, &self.settings.rules, &self.settings.facts).map_err(|refusal| match refusal {
             plan::Refusal::Unavailable { missing } => Refusal::LevelUnavailable { missing },
             plan::Refusal::Limits(limits) => match limits.first() {
@@ -116,14 +113,47 @@ impl Monitor {
             },
         })?;
         let capacity = self.settings.capacity;
-        if self.sandboxes.len() >= capacity.sandboxes_max as usize {
+        if self.in_use() >= capacity.sandboxes_max as usize {
             return Err(Refusal::AtCapacity { what: format!("{} sandboxes", capacity.sandboxes_max) });
         }
-        let promised = self.memory_promised + plan.limits.memory_bytes;
-        if promised > capacity.memory_bytes_max {
+        if self.memory_promised + plan.limits.memory_bytes > capacity.memory_bytes_max {
             return Err(Refusal::AtCapacity {
                 what: format!("{} bytes of memory promised", capacity.memory_bytes_max),
             });
+        }
+        Ok(plan)
+    }
+
+    /// One that waits and fits, or one that is built. On a refusal nothing is left of it.
+    fn admit(&mut self, id: &SandboxId, sender: Sender, create: &Create) -> Result<u64, Refusal> {
+        if !RUNTIMES.iter().any(|(name, _)| *name == create.runtime) {
+            return Err(Refusal::UnknownRuntime);
+        }
+        if create.workspace.is_some() {
+            return Err(Refusal::UnknownWorkspace);
+        }
+        let plan = self.admissible(create.level.into(), create.limits)?;
+        if let Some(key) = self.take_waiting(plan.level, None, &plan) {
+            self.assign(key, id, sender.connection, create.lifetime, plan);
+            if let Some(created) = self.sandboxes.get(&key).and_then(created) {
+                self.reply(sender.connection, sender.seq, Reply::Created(created), Vec::new());
+                return Ok(key);
+            }
+            self.kill(key, Outcome::EngineFault);
+            return Err(Refusal::SetupFailed { step: "hand over".into(), target: String::new(), errno: libc::EIO });
+        }
+        let live = self.build(id, &plan)?;
+        self.memory_promised += plan.limits.memory_bytes;
+        let key = self.insert(Sandbox::new(id.clone(), plan, create.lifetime, Some(sender), live, None));
+        self.by_id.insert(id.clone(), key);
+        Ok(key)
+    }
+
+    /// Leases, journals, builds. On a refusal nothing is left of it.
+    pub(super) fn build(&mut self, id: &SandboxId, plan: &Plan) -> Result<Live, Refusal> {
+        if self.leases.available() == 0 {
+            // What is dead already may hold some.
+            while self.bury_one() {}
         }
         let Some(uid) = self.leases.take() else {
             return Err(Refusal::AtCapacity { what: "every uid of the lease range is in use".into() });
@@ -134,48 +164,31 @@ impl Monitor {
             .journal
             .born(id, uid)
             .map_err(|source| crate::launch::LaunchError { step: "journal", target: id.to_string(), source })
-            .and_then(|()| self.backend.build(id, &plan, uid));
-        let live = match built {
-            Ok(live) => live,
-            Err(e) => {
-                self.leases.give_back(uid);
-                self.note_gone(id);
-                if self.backend.is_lost() {
-                    tracing::error!("the cgroup subtree was removed; the engine ends, so that a new one makes another");
-                    self.stop();
-                }
-                return Err(Refusal::SetupFailed { errno: e.errno(), step: e.step.into(), target: e.target });
+            .and_then(|()| self.backend.build(id, plan, uid));
+        built.map_err(|e| {
+            self.leases.give_back(uid);
+            self.note_gone(id);
+            if self.backend.is_lost() {
+                tracing::error!("the cgroup subtree was removed; the engine ends, so that a new one makes another");
+                self.stop();
             }
-        };
+            Refusal::SetupFailed { errno: e.errno(), step: e.step.into(), target: e.target }
+        })
+    }
+
+    /// Puts it into the table, which watches it from now on.
+    pub(super) fn insert(&mut self, sandbox: Sandbox) -> u64 {
         let key = self.key();
-        let sandbox = Sandbox {
-            id: id.clone(),
-            lifetime: create.lifetime,
-            owner: Some(from),
-            live,
-            state: State::Building,
-            born: Instant::now(),
-            create_seq: Some(seq),
-            waiting: None,
-            run: None,
-            cause: None,
-            outputs: Vec::new(),
-            full_mounts: 0,
-            resident_bytes: 0,
-            destroy: false,
-            next_check: None,
-            plan,
-        };
         let watched = self.watch(key, &sandbox);
-        self.memory_promised = promised;
-        self.by_id.insert(id.clone(), key);
+        self.ahead += usize::from(sandbox.ahead.is_some());
+        let id = sandbox.id.clone();
         self.sandboxes.insert(key, sandbox);
         if let Err(e) = watched {
             // It is in the table, so its end is looked after like any other; it only can not be waited for by epoll.
             tracing::error!(sandbox = %id, error = %e, "a sandbox can not be watched");
             self.kill(key, Outcome::EngineFault);
         }
-        Ok(key)
+        key
     }
 
     /// The sandbox `id`, if `verb` may be used on it now. Answers otherwise.
@@ -216,7 +229,7 @@ impl Monitor {
         }
         // The sandbox's own limit is the most; a front that asks for more gets no more.
         let wall = Duration::from_millis(exec.wall_ms.clamp(1, sandbox.plan.limits.wall_ms));
-        let sender = Sender { connection: from, seq };
+        let sender = Some(Sender { connection: from, seq });
         let waiting = WaitingExec { sender, command, wall, fds };
         sandbox.waiting = Some(waiting);
         if sandbox.state == State::Ready {
@@ -266,7 +279,7 @@ impl Monitor {
     fn list(&mut self, from: ConnectionKey, seq: u32, after: Option<String>) {
         let mut all: Vec<(StatWire, &[OwnedFd])> =
             self.ended.iter().map(|e| (e.stat.clone(), &e.outputs[..])).collect();
-        all.extend(self.sandboxes.values().map(|s| (stat_of(s), &s.outputs[..])));
+        all.extend(self.by_id.values().filter_map(|key| self.sandboxes.get(key)).map(|s| (stat_of(s), &s.outputs[..])));
         all.sort_by(|a, b| a.0.id.cmp(&b.0.id));
         let mut page: Vec<_> = all.into_iter().filter(|(s, _)| after.as_ref().is_none_or(|a| s.id > *a)).collect();
         let more = page.len() > LIST_PAGE;

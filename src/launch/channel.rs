@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::readback::Report;
+use crate::policy::plan::Rlimits;
 use crate::sys::packet;
 use crate::wire::{FDS_MAX, LandlockWire, PACKET_BYTES_MAX, decode, encode};
 
@@ -15,8 +16,37 @@ use crate::wire::{FDS_MAX, LandlockWire, PACKET_BYTES_MAX, decode, encode};
 pub enum ToInit {
     /// The id maps are written: go on.
     Go,
-    /// Run this; descriptors 0, 1, 2 and the extra ones are beside it.
-    Exec { argv: Vec<String>, env: Vec<(String, String)>, cwd: String },
+    /// Run this; descriptors 0, 1, 2 and the extra ones are beside it. The limits are this command's own: those of the plan
+    /// may have been resolved before the call was known.
+    Exec { argv: Vec<String>, env: Vec<(String, String)>, cwd: String, rlimits: RlimitsMessage },
+}
+
+/// `policy::plan::Rlimits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RlimitsMessage {
+    file_size_bytes: u64,
+    open_files: u64,
+    data_bytes: Option<u64>,
+    processes: Option<u64>,
+    locked_bytes: u64,
+    message_queue_bytes: u64,
+    pending_signals: u64,
+}
+
+impl From<Rlimits> for RlimitsMessage {
+    fn from(r: Rlimits) -> Self {
+        let Rlimits { file_size_bytes, open_files, data_bytes, processes, locked_bytes, .. } = r;
+        let Rlimits { message_queue_bytes, pending_signals, .. } = r;
+        Self { file_size_bytes, open_files, data_bytes, processes, locked_bytes, message_queue_bytes, pending_signals }
+    }
+}
+
+impl From<RlimitsMessage> for Rlimits {
+    fn from(r: RlimitsMessage) -> Self {
+        let RlimitsMessage { file_size_bytes, open_files, data_bytes, processes, locked_bytes, .. } = r;
+        let RlimitsMessage { message_queue_bytes, pending_signals, .. } = r;
+        Self { file_size_bytes, open_files, data_bytes, processes, locked_bytes, message_queue_bytes, pending_signals }
+    }
 }
 
 /// From pid 1.

@@ -331,8 +331,8 @@ fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
         if engine_speaks {
             match receive::<ToInit>(channel)? {
                 None => return Ok(()),
-                Some((ToInit::Exec { argv, env, cwd }, fds)) if running.is_none() => {
-                    running = start(plan, channel, workload::Command { argv, env, cwd, fds })?;
+                Some((ToInit::Exec { argv, env, cwd, rlimits }, fds)) if running.is_none() => {
+                    running = start(plan, channel, workload::Command { argv, env, cwd, rlimits: rlimits.into(), fds })?;
                 }
                 // The engine never says either; if it does, something is wrong with this sandbox.
                 Some(_) => return Err(io::Error::other("unexpected message")),

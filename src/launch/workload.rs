@@ -19,6 +19,7 @@ pub(super) struct Command {
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
     pub cwd: String,
+    pub rlimits: Rlimits,
     /// stdin, stdout, stderr, extra ones: numbers 0 and up inside.
     pub fds: Vec<OwnedFd>,
 }
@@ -48,7 +49,7 @@ fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<Inf
     new_session().step("setsid", "")?;
     place_descriptors(&command.fds, report).step("descriptors", "")?;
     if !dropped(Fence::Rlimits) {
-        limit_self(&plan.rlimits)?;
+        limit_self(&command.rlimits)?;
     }
     reset_signals().step("signals", "")?;
     // Before Landlock: a directory that may not be read may still be entered.

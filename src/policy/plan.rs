@@ -68,6 +68,28 @@ pub struct Plan {
     pub degraded: Vec<String>,
 }
 
+impl Plan {
+    /// Whether a sandbox that was built for this plan can be `call`'s: all but the limits must be the same, since only these
+    /// can be set later; what each process carries itself, only before a command `is_up`.
+    pub fn can_become(&self, call: &Plan, is_up: bool) -> bool {
+        let Plan { level, limits: _, namespaces, mounts, links, masked, sysctls, landlock, seccomp, .. } = self;
+        let Plan { memfd_noexec, rlimits, box_id, hostname, degraded, .. } = self;
+        *level == call.level
+            && *namespaces == call.namespaces
+            && *mounts == call.mounts
+            && *links == call.links
+            && *masked == call.masked
+            && *sysctls == call.sysctls
+            && *landlock == call.landlock
+            && *seccomp == call.seccomp
+            && *memfd_noexec == call.memfd_noexec
+            && *box_id == call.box_id
+            && *hostname == call.hostname
+            && *degraded == call.degraded
+            && (!is_up || *rlimits == call.rlimits)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespace {
     User,

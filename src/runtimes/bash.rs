@@ -1,42 +1,32 @@
-//! bash: the script is read from descriptor 3 and evaluated, so that it behaves as with `bash -c`.
+//! bash: the script is read from descriptor 4 and evaluated, so that it behaves as with `bash -c`.
 
-use std::io;
-
-use super::{Invocation, code};
-
-/// Reads the whole script (which holds no NUL), closes the descriptor and evaluates it on line 1, so that messages carry
-/// the script's own line numbers. `wait -p` is the one builtin that unsets a variable and leaves its last argument,
+/// Waits at the gate, reads the whole script (which holds no NUL), closes both descriptors and evaluates it on line 1, so that
+/// messages carry the script's own line numbers. SECONDS begins with the script, not with the wait. `wait -p` is the one builtin that unsets a variable and leaves its last argument,
 /// expanded before, in `$_`: so neither a variable nor a positional parameter of the loader is left for the script.
 const LOADER: &str =
-    r#"read -r -d '' -u 3; exec 3<&-; wait -n -p REPLY -- "$REPLY" 2>/dev/null; [[ 1 ]]; eval -- "$_""#;
+    r#"read -r -u 3; read -r -d '' -u 4; exec 3<&- 4<&-; SECONDS=0; wait -n -p REPLY -- "$REPLY" 2>/dev/null; [[ 1 ]]; eval -- "$_""#;
 
-/// `script` as a command. It must hold no NUL byte: bash can not carry one.
-pub fn invocation(script: &str) -> io::Result<Invocation> {
-    Ok(Invocation {
-        runtime: "bash",
-        argv: ["/usr/bin/bash", "-c", LOADER, "bash"].map(str::to_owned).into(),
-        extra: vec![code::sealed(script)?],
-        result: None,
-    })
+pub(super) fn argv() -> Vec<String> {
+    ["/usr/bin/bash", "-c", LOADER, "bash"].map(str::to_owned).into()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
     use std::process::{Command, Stdio};
 
-    /// Runs `script` as a sandbox would, natively: the sealed file becomes descriptor 3 by way of a small outer shell.
+    /// Runs `script` as a sandbox would, natively: gate and sealed file become descriptors 3 and 4 by way of a small outer shell.
     fn run(script: &str, stdin: &str) -> (String, String, Option<i32>) {
         use std::os::fd::AsRawFd;
-        let invocation = invocation(script).unwrap();
-        let path = format!("/proc/{}/fd/{}", std::process::id(), invocation.extra[0].as_raw_fd());
+        let invocation = super::super::Runtime::Bash.invocation(script).unwrap();
+        let at = |fd: usize| format!("/proc/{}/fd/{}", std::process::id(), invocation.extra[fd].as_raw_fd());
         let mut child = Command::new("bash")
-            .args(["-c", "exec 3<\"$CODE\"; unset CODE; exec \"$@\"", "outer"])
+            .args(["-c", "exec 3<\"$GATE\" 4<\"$CODE\"; unset GATE CODE; exec \"$@\"", "outer"])
             .args(&invocation.argv)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
-            .env("CODE", path)
+            .env("GATE", at(0))
+            .env("CODE", at(1))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -69,7 +59,7 @@ mod tests {
             ("echo a \\\n  b", "a b\n", "", 0),
             ("printf 'x'; echo -n y", "xy", "", 0),
             ("echo 'trailing'   \n\n", "trailing\n", "", 0),
-            ("[ -e /proc/$$/fd/3 ] || echo closed", "closed\n", "", 0),
+            ("[ -e /proc/$$/fd/3 ] || [ -e /proc/$$/fd/4 ] || echo closed", "closed\n", "", 0),
             ("f() { return 7; }; f", "", "", 7),
             ("(exit 9); echo $?", "9\n", "", 0),
         ] {

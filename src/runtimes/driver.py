@@ -1,4 +1,5 @@
-# Runs the caller's code (all of descriptor 3) as a fresh __main__ and writes one JSON document to descriptor 4:
+# Waits for a line at descriptor 3, runs the caller's code (all of descriptor 4) as a fresh __main__ and writes one JSON
+# document to descriptor 5:
 # {"variables": {...}, "truncated": bool, "error": null | {"name", "value", "traceback"}}.
 # Every name here lives in one function, so that the code finds nothing of it in its own module. Few imports: each one
 # is start-up time. `re`, and so json, traceback and linecache, are loaded only where they are needed.
@@ -10,9 +11,12 @@ def run():
     DEPTH, NAMES, VALUE, TOTAL, REPR, TRACE = 16, 1000, 64 * 1024, 256 * 1024, 1000, 64 * 1024
     INT = 2 ** 53
 
-    with open(3, encoding="utf-8", newline="") as f:
+    # Nothing of any caller is known before this line; what comes before it may have been done long ago.
+    os.read(3, 1)
+    os.close(3)
+    with open(4, encoding="utf-8", newline="") as f:
         source = f.read()
-    os.set_inheritable(4, False)
+    os.set_inheritable(5, False)
     main_pid = os.getpid()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -205,8 +209,8 @@ def run():
         data = memoryview(document.encode("utf-8", "backslashreplace"))
         try:
             while data:
-                data = data[os.write(4, data):]
-            os.close(4)
+                data = data[os.write(5, data):]
+            os.close(5)
         except OSError:
             pass
     # Threads that are no daemons and atexit handlers run now, as after any script.

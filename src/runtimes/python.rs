@@ -1,11 +1,6 @@
-//! Python: a constant driver runs the code of descriptor 3 and hands variables and error back through descriptor 4.
+//! Python: a constant driver runs the code of descriptor 4 and hands variables and error back through descriptor 5.
 
-use std::io;
-
-use nix::fcntl::OFlag;
 use serde_json::{Map, Value};
-
-use super::{Invocation, code};
 
 /// The program by its place: the caller's own PATH is for what the code starts. `-I`: nothing of the environment or of the user's directories changes the interpreter. `-X utf8`: text is UTF-8
 /// whatever the locale inside. Site packages stay importable.
@@ -21,12 +16,10 @@ const TEXT_BYTES_MAX: usize = 96 * 1024;
 /// The largest document that the driver writes: variables, a traceback in which every byte is escaped, and the frame.
 pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
 
-/// `source` as a command whose result pipe is `Invocation::result`. It must hold no NUL byte.
-pub fn invocation(source: &str) -> io::Result<Invocation> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+pub(super) fn argv() -> Vec<String> {
     let mut argv: Vec<String> = FLAGS.map(str::to_owned).into();
     argv.push(DRIVER.to_owned());
-    Ok(Invocation { runtime: "python", argv, extra: vec![code::sealed(source)?, write], result: Some(read) })
+    argv
 }
 
 /// What the code left behind.
@@ -114,13 +107,14 @@ mod tests {
 
     /// Runs `source` natively, with a small shell in front that puts the descriptors where a sandbox would.
     fn run(source: &str) -> Ran {
-        let mut invocation = invocation(source).unwrap();
+        let mut invocation = super::super::Runtime::Python.invocation(source).unwrap();
         let at = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("bash")
-            .args(["-c", "exec 3<\"$CODE\" 4>\"$RESULT\"; unset CODE RESULT; echo >&2; exec \"$@\"", "outer"])
+            .args(["-c", "exec 3<\"$GATE\" 4<\"$CODE\" 5>\"$RESULT\"; unset GATE CODE RESULT; echo >&2; exec \"$@\"", "outer"])
             .args(&invocation.argv)
-            .env("CODE", at(invocation.extra[0].as_raw_fd()))
-            .env("RESULT", at(invocation.extra[1].as_raw_fd()))
+            .env("GATE", at(invocation.extra[0].as_raw_fd()))
+            .env("CODE", at(invocation.extra[1].as_raw_fd()))
+            .env("RESULT", at(invocation.extra[2].as_raw_fd()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -308,9 +302,9 @@ w = {"inner": {3}}
 
     #[test]
     fn the_command_fits() {
-        let mut invocation = invocation("x").unwrap();
+        let mut invocation = super::super::Runtime::Python.invocation("x").unwrap();
         let command = crate::spec::Command::new(invocation.argv.clone(), vec![], "/".into(), invocation.extra.len());
         command.unwrap();
-        File::from(invocation.extra.remove(1)).write_all(b"x").unwrap();
+        File::from(invocation.extra.remove(2)).write_all(b"x").unwrap();
     }
 }

@@ -70,6 +70,13 @@ impl Service {
 
     /// Calls that are under way keep what they were planned with.
     pub fn reload(&self, config: Arc<Config>) {
+        let (monitor, prepared) = (Arc::clone(&self.monitor), super::prepared(&config));
+        tokio::spawn(async move {
+            // An engine that can not be reached is told when it can.
+            if let Err(error) = monitor.prepare(prepared).await {
+                tracing::info!(%error, "the engine was not told what to start ahead");
+            }
+        });
         *self.config.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
     }
 

@@ -22,3 +22,8 @@ mod schema;
 pub use finish::{Execution, SandboxFacts, StreamFacts, ToolError};
 pub use registry::{Registry, Tool, ToolSpec};
 pub use schema::Violation;
+
+/// What the engine may start ahead, under `config`.
+pub fn prepared(config: &crate::config::Config) -> crate::wire::Prepare {
+    crate::wire::Prepare { commands: crate::runtimes::prepared(&config.host.runtime_directories) }
+}

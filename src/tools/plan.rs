@@ -9,7 +9,7 @@ use super::registry::{Registry, Tool};
 use super::schema::Violation;
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
-use crate::runtimes::{Runtime, environment};
+use crate::runtimes::{Runtime, WORKSPACE, environment};
 use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits};
 
 pub(super) const CODE_BYTES_MAX: usize = 1024 * 1024;
@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub job: Job,
     /// The whole environment.
     pub env: Vec<(String, String)>,
+    /// Whether its environment and its place are every command's own.
+    pub is_plain: bool,
     pub level: Level,
     /// As asked for; the engine resolves it again.
     pub request: LimitRequest,
@@ -74,7 +76,8 @@ pub(super) fn plan<'r>(
 
     let env = environment(&config.host.runtime_directories, &job.env);
     check_command(&job, &env)?;
-    Ok((Plan { job, env, level, request, limits }, context, tool))
+    let is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
+    Ok((Plan { job, env, is_plain, level, request, limits }, context, tool))
 }
 
 /// The engine would refuse the whole message; the caller is told which parameter it is.

@@ -17,10 +17,13 @@ use super::finish::{SandboxFacts, ToolError};
 use super::live::Entry;
 use super::output::{Captured, Flood, drain, feed};
 use super::plan::{Plan, in_contracts_unit};
+use crate::runtimes::Gate;
 use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::spec::{End, Enforced, Outcome, SandboxId, Usage, WorkspaceName, capped};
 use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
-use crate::wire::{Create, Exec, LifetimeWire, OutcomeWire, Refusal, Reply, Verb, WhyWire};
+use crate::wire::{
+    Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
+};
 
 /// The engine keeps a command's time; its report of the end may be this late before the engine counts as failed.
 const END_GRACE: Duration = Duration::from_secs(15);
@@ -58,6 +61,12 @@ struct Ours {
     result: Option<Receiver>,
 }
 
+/// A sandbox on its way, or one that is there.
+enum Launched {
+    Building { created: Pending, started: Pending, ours: Ours },
+    Taken { created: Box<CreatedWire>, landlock: Option<LandlockWire>, ours: Ours },
+}
+
 impl Attempt<'_> {
     pub(super) async fn run(&self) -> Result<Ran, CallError> {
         let mut cancel = self.entry.cancel.subscribe();
@@ -81,7 +90,12 @@ impl Attempt<'_> {
         let wall_ms = self.wall_ms()?;
         let mut exited = client.watch(id.as_str(), Box::new(permit)).map_err(CallError::EngineUnavailable)?;
         self.entry.building(&id);
-        let (create, exec, ours) = match self.launch(&client, &id, wall_ms).await {
+        let launched = tokio::select! {
+            biased;
+            why = cancelled(&mut cancel) => Err(ended(why)),
+            launched = self.launch(&client, &id, wall_ms) => launched,
+        };
+        let launched = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 destroy(client, id);
@@ -89,7 +103,7 @@ impl Attempt<'_> {
             }
         };
         let mut conversation =
-            pin!(self.converse(&client, &id, create, exec, ours, &mut exited, Duration::from_millis(wall_ms)));
+            pin!(self.converse(&client, &id, launched, &mut exited, Duration::from_millis(wall_ms)));
         let why = tokio::select! {
             biased;
             why = cancelled(&mut cancel) => why,
@@ -113,13 +127,61 @@ impl Attempt<'_> {
         }
     }
 
+    /// Takes a sandbox in which the command is up already, where one waits and this call asks for nothing that it has not;
+    /// else has one built.
+    async fn launch(&self, client: &Client, id: &SandboxId, wall_ms: u64) -> Result<Launched, CallError> {
+        if client.builds_ahead()
+            && self.plan.is_plain
+            && self.workspace.is_none()
+            && let Some(launched) = self.take(client, id, wall_ms).await?
+        {
+            return Ok(launched);
+        }
+        self.build(client, id, wall_ms).await
+    }
+
+    async fn take(&self, client: &Client, id: &SandboxId, wall_ms: u64) -> Result<Option<Launched>, CallError> {
+        let take = Verb::Take(Take {
+            id: id.as_str().to_owned(),
+            level: self.plan.level.into(),
+            runtime: self.plan.job.runtime.name().to_owned(),
+            limits: self.plan.request.into(),
+            wall_ms,
+        });
+        let reply = client.send(take, &[]).await.map_err(CallError::EngineUnavailable)?.reply_with_descriptors().await;
+        match reply.map_err(CallError::EngineUnavailable)? {
+            (Reply::Taken { created, landlock }, fds) => {
+                let ours = self.ends(fds).map_err(no_descriptors)?;
+                Ok(Some(Launched::Taken { created, landlock, ours }))
+            }
+            (Reply::Refused(Refusal::NoneWaiting), _) => Ok(None),
+            (Reply::Refused(refusal), _) => {
+                client.unwatch(id.as_str());
+                Err(self.refused(refusal))
+            }
+            _ => Err(CallError::EngineUnavailable(ClientError::Unexpected { verb: "Take" })),
+        }
+    }
+
+    /// What came with a sandbox that was taken; its command goes on with the code.
+    fn ends(&self, fds: Vec<OwnedFd>) -> io::Result<Ours> {
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next().ok_or_else(|| io::Error::other("the engine passed too few descriptors"));
+        let (stdin, stdout, stderr) = (next()?, next()?, next()?);
+        let gate = Gate { line: next()?, code: next()? };
+        let ours = Ours {
+            stdin: if self.plan.job.stdin.is_empty() { None } else { Some(Sender::from_owned_fd(stdin)?) },
+            stdout: Receiver::from_owned_fd(stdout)?,
+            stderr: Receiver::from_owned_fd(stderr)?,
+            result: fds.next().map(Receiver::from_owned_fd).transpose()?,
+        };
+        // Last: an empty input has ended by now.
+        gate.open(&self.plan.job.code)?;
+        Ok(ours)
+    }
+
     /// Sends Create and Exec without waiting between them.
-    async fn launch(
-        &self,
-        client: &Client,
-        id: &SandboxId,
-        wall_ms: u64,
-    ) -> Result<(Pending, Pending, Ours), CallError> {
+    async fn build(&self, client: &Client, id: &SandboxId, wall_ms: u64) -> Result<Launched, CallError> {
         let job = &self.plan.job;
         let (ours, theirs, argv, runtime) = self.prepare().map_err(no_descriptors)?;
         let create = Verb::Create(Create {
@@ -141,7 +203,7 @@ impl Attempt<'_> {
         let fds: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
         let started = client.send(exec, &fds).await.map_err(CallError::EngineUnavailable)?;
         // `theirs` closes here: from now on only the sandbox holds those ends.
-        Ok((created, started, ours))
+        Ok(Launched::Building { created, started, ours })
     }
 
     fn prepare(&self) -> io::Result<(Ours, Vec<OwnedFd>, Vec<String>, &'static str)> {
@@ -162,31 +224,31 @@ impl Attempt<'_> {
         Ok((ours, theirs, invocation.argv, invocation.runtime))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one conversation, taken apart by its only caller")]
     async fn converse(
         &self,
         client: &Client,
         id: &SandboxId,
-        create: Pending,
-        exec: Pending,
-        ours: Ours,
+        launched: Launched,
         exited: &mut Exited,
         wall: Duration,
     ) -> Result<Ran, CallError> {
-        let created = match create.reply().await {
-            Ok(Reply::Created(created)) => *created,
-            Ok(Reply::Refused(refusal)) => {
-                client.unwatch(id.as_str());
-                return Err(self.refused(refusal));
-            }
-            other => return Err(fault(client, id, "Create", other)),
+        let (created, exec, ours) = match launched {
+            Launched::Taken { created, landlock, ours } => (*created, Ok(Reply::Started { landlock }), ours),
+            Launched::Building { created, started, ours } => match created.reply().await {
+                Ok(Reply::Created(created)) => (*created, started.reply().await, ours),
+                Ok(Reply::Refused(refusal)) => {
+                    client.unwatch(id.as_str());
+                    return Err(self.refused(refusal));
+                }
+                other => return Err(fault(client, id, "Create", other)),
+            },
         };
         let mut enforced = Enforced::from(created.enforced);
         let started = Instant::now();
         let kept = usize::try_from(created.limits.output_bytes.min(self.plan.limits.output_bytes)).unwrap_or(0);
         let (mut stdout, mut stderr) = (Captured::new(kept), Captured::new(kept));
         let mut document = Captured::new(RESULT_BYTES_MAX);
-        let end = match exec.reply().await {
+        let end = match exec {
             Ok(Reply::Started { landlock }) => {
                 enforced.landlock = landlock.map(Into::into);
                 self.entry.started();
@@ -246,6 +308,7 @@ impl Attempt<'_> {
             other @ (Refusal::CommandFailed { .. }
             | Refusal::UnknownSandbox
             | Refusal::WrongState { .. }
+            | Refusal::NoneWaiting
             | Refusal::Protocol { .. }) => CallError::Internal(format!("the engine refused: {other:?}")),
         }
     }

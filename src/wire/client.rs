@@ -6,26 +6,29 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recvmsg, sendmsg,
-    socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, sendmsg, socket,
+    sockopt,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    CapacityWire, EncodeError, EndWire, Event, FDS_MAX, FromMonitor, PACKET_BYTES_MAX, PROTOCOL, Reply, Request, Verb,
-    decode, encode,
+    CapacityWire, EncodeError, EndWire, Event, FDS_MAX, FromMonitor, LIST_PAGE, PACKET_BYTES_MAX, PROTOCOL, Prepare,
+    Reply, Request, Verb, decode, encode,
 };
 
+/// Most that comes beside a reply: two for each entry of a List.
+const REPLY_FDS_MAX: usize = 2 * LIST_PAGE;
 /// Requests of one connection whose reply has not come yet.
 const PENDING_MAX: usize = 16_384;
 /// Sandboxes of one connection that are not reaped yet.
@@ -72,7 +75,7 @@ struct Watcher {
 #[derive(Default)]
 struct Table {
     seq: u32,
-    pending: HashMap<u32, oneshot::Sender<Reply>>,
+    pending: HashMap<u32, oneshot::Sender<(Reply, Vec<OwnedFd>)>>,
     watchers: HashMap<String, Watcher>,
 }
 
@@ -90,6 +93,8 @@ struct Shared {
     ended: watch::Sender<bool>,
     capacity: CapacityWire,
     version: String,
+    /// What the last Prepare was answered with.
+    ahead: AtomicBool,
 }
 
 impl Shared {
@@ -108,13 +113,13 @@ impl Shared {
         drop(table);
     }
 
-    fn dispatch(&self, message: FromMonitor) {
+    fn dispatch(&self, message: FromMonitor, fds: Vec<OwnedFd>) {
         match message {
             FromMonitor::Reply { seq, reply } => {
                 let sender = self.table().pending.remove(&seq);
                 // Nobody waits any more where the caller gave up; the reply says nothing that its guard did not undo.
                 if let Some(sender) = sender {
-                    let _gone = sender.send(reply);
+                    let _gone = sender.send((reply, fds));
                 }
             }
             FromMonitor::Event(Event::Exited { id, end }) => {
@@ -123,6 +128,7 @@ impl Shared {
                     let _gone = sender.send(end);
                 }
             }
+            FromMonitor::Event(Event::Ahead { ahead }) => self.ahead.store(ahead, Ordering::Relaxed),
             FromMonitor::Event(Event::Reaped { id }) => {
                 // Dropped outside of the lock: a hold may wake others.
                 let watcher = self.table().watchers.remove(&id);
@@ -142,13 +148,18 @@ impl Drop for Shared {
 pub struct Pending {
     verb: &'static str,
     seq: u32,
-    reply: oneshot::Receiver<Reply>,
+    reply: oneshot::Receiver<(Reply, Vec<OwnedFd>)>,
     shared: Weak<Shared>,
 }
 
 impl Pending {
     /// The reply, within a stated time.
-    pub async fn reply(mut self) -> Result<Reply, ClientError> {
+    pub async fn reply(self) -> Result<Reply, ClientError> {
+        self.reply_with_descriptors().await.map(|(reply, _)| reply)
+    }
+
+    /// The reply and what came beside it.
+    pub async fn reply_with_descriptors(mut self) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
         match tokio::time::timeout(REPLY_TIMEOUT, &mut self.reply).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(_)) => Err(ClientError::Lost),
@@ -196,6 +207,7 @@ impl Client {
                 ended: watch::Sender::new(false),
                 capacity,
                 version,
+                ahead: AtomicBool::new(false),
             });
             tokio::spawn(read(Arc::clone(&shared)));
             Ok(Self { shared })
@@ -212,6 +224,22 @@ impl Client {
     /// The monitor's own version.
     pub fn version(&self) -> &str {
         &self.shared.version
+    }
+
+    /// Whether the monitor builds sandboxes ahead of calls.
+    pub fn builds_ahead(&self) -> bool {
+        self.shared.ahead.load(Ordering::Relaxed)
+    }
+
+    /// Tells the monitor what it may start ahead.
+    pub async fn prepare(&self, prepare: Prepare) -> Result<(), ClientError> {
+        match self.call(Verb::Prepare(prepare)).await? {
+            Reply::Prepared { ahead } => {
+                self.shared.ahead.store(ahead, Ordering::Relaxed);
+                Ok(())
+            }
+            _ => Err(ClientError::Unexpected { verb: "Prepare" }),
+        }
     }
 
     pub fn is_alive(&self) -> bool {
@@ -308,10 +336,10 @@ async fn hello(
     write(socket, &packet, &[]).await.map_err(&failed)?;
     let mut buffer = vec![0; PACKET_BYTES_MAX + 1];
     match receive(socket, &mut buffer).await.map_err(&failed)? {
-        Some(FromMonitor::Reply { seq: 0, reply: Reply::Hello { protocol: PROTOCOL, version, capacity } }) => {
+        Some((FromMonitor::Reply { seq: 0, reply: Reply::Hello { protocol: PROTOCOL, version, capacity } }, _)) => {
             Ok((capacity, crate::spec::capped(&version, 64)))
         }
-        Some(FromMonitor::Reply { seq: 0, reply: Reply::Hello { protocol, .. } }) => {
+        Some((FromMonitor::Reply { seq: 0, reply: Reply::Hello { protocol, .. } }, _)) => {
             Err(ClientError::Version { theirs: protocol })
         }
         Some(_) => Err(ClientError::Unexpected { verb: "Hello" }),
@@ -330,19 +358,15 @@ async fn write(socket: &UnixStream, packet: &[u8], fds: &[RawFd]) -> io::Result<
     socket.async_io(Interest::WRITABLE, send).await
 }
 
-/// The next message; `None` where the monitor closed the connection.
-///
-/// No room is given for descriptors: the kernel drops what a reply carries. Only List carries any, for detached
-/// sandboxes, and this front starts none.
-async fn receive(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<FromMonitor>> {
-    let receive = || {
-        let mut parts = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        Ok(recvmsg::<()>(socket.as_raw_fd(), &mut parts, None, flags)?.bytes)
-    };
+/// The next message and the descriptors beside it; `None` where the monitor closed the connection.
+async fn receive(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<(FromMonitor, Vec<OwnedFd>)>> {
+    let receive = || crate::sys::packet::receive(socket.as_fd(), buffer, REPLY_FDS_MAX);
     match socket.async_io(Interest::READABLE, receive).await? {
-        0 => Ok(None),
-        n => decode(&buffer[..n]).map(Some).map_err(io::Error::other),
+        None => Ok(None),
+        Some((n, fds)) => {
+            let message = decode(&buffer[..n]).map_err(io::Error::other)?;
+            Ok(Some((message, fds)))
+        }
     }
 }
 
@@ -350,7 +374,7 @@ async fn read(shared: Arc<Shared>) {
     let mut buffer = vec![0; PACKET_BYTES_MAX + 1];
     loop {
         match receive(&shared.socket, &mut buffer).await {
-            Ok(Some(message)) => shared.dispatch(message),
+            Ok(Some((message, fds))) => shared.dispatch(message, fds),
             Ok(None) => break,
             Err(error) => {
                 tracing::error!(%error, "connection to the engine failed");
@@ -365,14 +389,21 @@ async fn read(shared: Arc<Shared>) {
 pub struct Monitor {
     path: PathBuf,
     uid: u32,
+    prepare: Mutex<Prepare>,
     /// Held over the connecting, so that many callers at once make one connection.
     link: tokio::sync::Mutex<Option<Client>>,
 }
 
 impl Monitor {
-    /// `uid`: who the monitor must run as (0 for the engine).
-    pub fn new(path: PathBuf, uid: u32) -> Self {
-        Self { path, uid, link: tokio::sync::Mutex::new(None) }
+    /// `uid`: who the monitor must run as (0 for the engine); `prepare`: what every new connection is told first.
+    pub fn new(path: PathBuf, uid: u32, prepare: Prepare) -> Self {
+        Self { path, uid, prepare: Mutex::new(prepare), link: tokio::sync::Mutex::new(None) }
+    }
+
+    /// Tells the monitor anew, now and on every later connection.
+    pub async fn prepare(&self, prepare: Prepare) -> Result<(), ClientError> {
+        *self.prepare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = prepare.clone();
+        self.client().await?.prepare(prepare).await
     }
 
     /// Whether there is a live connection. One that is being made counts as none.
@@ -388,6 +419,8 @@ impl Monitor {
         }
         *link = None;
         let client = Client::connect(&self.path, self.uid).await?;
+        let prepare = self.prepare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        client.prepare(prepare).await?;
         tracing::info!(engine = client.version(), "connected to the engine");
         Ok(link.insert(client).clone())
     }
@@ -449,7 +482,7 @@ mod tests {
             matches!(silent.err(), Some(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::TimedOut)
         );
         drop(listener);
-        let monitor = Monitor::new(path, own);
+        let monitor = Monitor::new(path, own, Prepare { commands: Vec::new() });
         let absent = monitor.client().await;
         assert!(matches!(absent.err(), Some(ClientError::Connect { .. })));
     }

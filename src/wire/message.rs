@@ -40,6 +40,10 @@ pub enum Verb {
     Destroy {
         id: String,
     },
+    /// Which commands may be started before there is a call for them. Replaces what any connection said before.
+    Prepare(Prepare),
+    /// Create and Exec in one, where a sandbox waits in which the command is up already.
+    Take(Take),
 }
 
 impl Verb {
@@ -49,6 +53,8 @@ impl Verb {
             Verb::Probe => "Probe",
             Verb::Create(_) => "Create",
             Verb::Exec(_) => "Exec",
+            Verb::Prepare(_) => "Prepare",
+            Verb::Take(_) => "Take",
             Verb::Signal { .. } => "Signal",
             Verb::Stat { .. } => "Stat",
             Verb::List { .. } => "List",
@@ -78,6 +84,41 @@ pub struct Exec {
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
     pub cwd: String,
+    /// For this command alone; the sandbox's own limit is the most.
+    pub wall_ms: u64,
+}
+
+/// With an empty list sandboxes are still built ahead, without a command in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// At most [`PREPARED_MAX`], of different runtimes.
+    pub commands: Vec<PreparedWire>,
+}
+
+/// Commands in one Prepare.
+pub const PREPARED_MAX: usize = 8;
+
+/// A command that reads what it is to do from its descriptors once it runs. It finds its streams at 0 to 2, at 3 a pipe that
+/// it must read a line from before anything else, at 4 the code, and at 5, with `result`, a pipe for what it found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedWire {
+    /// A name of the engine's table of runtimes.
+    pub runtime: String,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    pub result: bool,
+}
+
+/// A call of one command; it ends with its connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Take {
+    /// Chosen by the front, as in Create.
+    pub id: String,
+    pub level: LevelWire,
+    /// Of a prepared command.
+    pub runtime: String,
+    pub limits: LimitsWire,
     /// For this command alone; the sandbox's own limit is the most.
     pub wall_ms: u64,
 }
@@ -137,6 +178,16 @@ pub enum Reply {
     Facts(Box<FactsWire>),
     /// The sandbox is complete; `enforced.landlock` is not known yet.
     Created(Box<CreatedWire>),
+    /// To Prepare: whether anything is built ahead at all.
+    Prepared {
+        ahead: bool,
+    },
+    /// The sandbox is the caller's, and its command waits at its gate. Beside it: the write end of stdin, the read ends of
+    /// stdout and stderr, the write end of the gate, the empty memfd that is to hold the code, and with `result` its read end.
+    Taken {
+        created: Box<CreatedWire>,
+        landlock: Option<LandlockWire>,
+    },
     /// The command's program is running.
     Started {
         landlock: Option<LandlockWire>,
@@ -185,6 +236,8 @@ pub enum Refusal {
         errno: i32,
     },
     UnknownSandbox,
+    /// To Take: no sandbox waits that fits; Create and Exec make one.
+    NoneWaiting,
     /// Known, but this verb has no handler in its state.
     WrongState {
         state: String,
@@ -339,6 +392,8 @@ pub enum Event {
     Exited { id: String, end: EndWire },
     /// Nothing of the sandbox is left: processes, cgroup, mounts, lease.
     Reaped { id: String },
+    /// Whether anything is built ahead from now on, as in `Reply::Prepared`.
+    Ahead { ahead: bool },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

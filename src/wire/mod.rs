@@ -10,6 +10,7 @@
 
 mod checks;
 pub mod client;
+pub mod code;
 mod codec;
 mod convert;
 mod message;
@@ -20,7 +21,7 @@ pub use convert::ConvertError;
 pub use message::*;
 
 /// Version of the seam; both ends must speak the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Larger packets are refused. A whole environment and argument list fit (see `spec::Command`).
 pub const PACKET_BYTES_MAX: usize = 96 * 1024;

@@ -122,6 +122,8 @@ impl Server {
                 version: "stand-in".into(),
                 capacity: CapacityWire { sandboxes_max: self.sandboxes_max, memory_bytes_max: MEMORY },
             },
+            Verb::Prepare(_) => Reply::Prepared { ahead: false },
+            Verb::Take(_) => Reply::Refused(Refusal::NoneWaiting),
             Verb::Create(create) if create.level == LevelWire::Maximum => {
                 let _unused = create;
                 Reply::Refused(Refusal::LevelUnavailable { missing: vec!["a backend".into()] })
@@ -193,7 +195,7 @@ impl Server {
             OpenOptions::new().read(!write).write(write).open(format!("/proc/self/fd/{fd}")).unwrap()
         };
         let (stdin, stdout, stderr) = (open(fds[0], false), open(fds[1], true), open(fds[2], true));
-        let extra: Vec<File> = fds[3..].iter().enumerate().map(|(n, fd)| open(*fd, n == 1)).collect();
+        let extra: Vec<File> = fds[3..].iter().enumerate().map(|(n, fd)| open(*fd, n == 2)).collect();
         for fd in fds {
             nix::unistd::close(fd).unwrap();
         }
@@ -202,14 +204,18 @@ impl Server {
         }
         let at =
             |n: usize| format!("/proc/{}/fd/{}", std::process::id(), extra.get(n).unwrap_or(&extra[0]).as_raw_fd());
-        let places = if extra.len() > 1 { "3<\"$STANDIN_A\" 4>\"$STANDIN_B\"" } else { "3<\"$STANDIN_A\"" };
+        // Gate, code, and what comes back where the runtime has that.
+        let result = if extra.len() > 2 { "5>\"$STANDIN_C\"" } else { "" };
         // The outer shell says by a line on its own pipe that it has opened everything.
         let (ready, told) = nix::unistd::pipe().unwrap();
         let told_at = format!("/proc/{}/fd/{}", std::process::id(), told.as_raw_fd());
         let mut child = Command::new("bash")
             .args([
                 "-c",
-                &format!("exec {places}; echo >\"$STANDIN_T\"; unset STANDIN_A STANDIN_B STANDIN_T; exec \"$@\""),
+                &format!(
+                    "exec 3<\"$STANDIN_A\" 4<\"$STANDIN_B\" {result}; echo >\"$STANDIN_T\"; \
+                     unset STANDIN_A STANDIN_B STANDIN_C STANDIN_T; exec \"$@\""
+                ),
                 "outer",
             ])
             .args(&exec.argv)
@@ -217,6 +223,7 @@ impl Server {
             .envs(exec.env.iter().cloned())
             .env("STANDIN_A", at(0))
             .env("STANDIN_B", at(1))
+            .env("STANDIN_C", at(2))
             .env("STANDIN_T", told_at)
             .current_dir(cwd)
             .stdin(Stdio::from(stdin))

@@ -99,7 +99,7 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
     let config = Arc::new(config);
-    let monitor = Arc::new(Monitor::new(engine_socket, engine_uid));
+    let monitor = Arc::new(Monitor::new(engine_socket, engine_uid, crate::tools::prepared(&config)));
     let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor)));
     let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
