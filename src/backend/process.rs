@@ -11,7 +11,9 @@ use crate::launch::channel::CommandEnd;
 use crate::launch::{self, Assets, EngineView, LaunchError, Report, Step};
 use crate::policy::plan::{MountKind, Namespace, Plan};
 use crate::policy::seccomp;
-use crate::spec::{CgroupReport, Enforced, LimitHit, LimitKind, Limits, NetworkReport, Outcome, SandboxId, SeccompReport};
+use crate::spec::{
+    CgroupReport, Enforced, LimitHit, LimitKind, Limits, NetworkReport, Outcome, SandboxId, SeccompReport,
+};
 use crate::sys::process::{Child, kill_pidfd};
 
 /// What every sandbox of this backend is built from.
@@ -136,11 +138,21 @@ impl Live {
 
     /// Whether it is as it was left: pid 1 alive, not stopped, with nothing to say.
     pub fn is_idle(&self) -> bool {
-        let mut fds = [PollFd::new(self.pidfd(), PollFlags::POLLIN), PollFd::new(self.channel(), PollFlags::POLLIN)];
-        // Its main thread's state is the third word, behind a name that is ours.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.pid)).unwrap_or_default();
-        let sleeps = stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with("S "));
-        sleeps && poll(&mut fds, PollTimeout::ZERO) == Ok(0)
+        is_silent(&[self.pidfd(), self.channel()]) && state(self.child.pid) == Some('S')
+    }
+
+    /// A way to ask about its process that is `inner` inside.
+    pub fn watched(&self, inner: i32) -> Result<Watched, LaunchError> {
+        let gone = || std::io::Error::from_raw_os_error(libc::ESRCH);
+        // Without a cgroup of its own its processes can not be listed: pid 1's children are its only ones at that time.
+        let find = || match &self.leaf {
+            Some(leaf) => leaf.host_pid(inner),
+            None => only_child(self.child.pid),
+        };
+        let pid = find().ok_or_else(gone).step("watch", "command")?;
+        let pidfd = crate::sys::process::pidfd_open(pid).step("watch", "command")?;
+        // Nobody else has got its number in between.
+        if find() == Some(pid) { Ok(Watched { pid, pidfd }) } else { Err(gone()).step("watch", "command") }
     }
 
     /// What the cgroup said when the limits were last set.
@@ -233,6 +245,36 @@ impl Live {
             }
         }
     }
+}
+
+/// A process of a sandbox, by more than its number.
+#[derive(Debug)]
+pub struct Watched {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Watched {
+    /// Whether it lives and was not stopped.
+    pub fn is_there(&self) -> bool {
+        is_silent(&[self.pidfd.as_fd()]) && matches!(state(self.pid), Some('S' | 'R' | 'D'))
+    }
+}
+
+fn only_child(pid: i32) -> Option<i32> {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.trim().parse().ok()
+}
+
+fn is_silent(fds: &[BorrowedFd<'_>]) -> bool {
+    let mut fds: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    poll(&mut fds, PollTimeout::ZERO) == Ok(0)
+}
+
+/// State of the main thread of `pid`, as in proc_pid_stat(5).
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // A name may hold anything, a closing parenthesis too.
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// The command's own end in the words of the contract.

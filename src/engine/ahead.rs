@@ -16,12 +16,14 @@ use super::pool::{AGE_MAX, Kind, Prepared};
 use super::sandbox::{ConnectionKey, Run, Sandbox, WaitingExec};
 use super::states::State;
 use super::verbs::BUILD_WAIT;
+use crate::backend::process::Watched;
 use crate::config::Config;
 use crate::policy::RUNTIMES;
 use crate::policy::plan::{Ask, Plan, plan};
 use crate::spec::{Command, Enforced, KilledBy, Level, LimitRequest, Outcome, SandboxId};
 use crate::wire::{
-    CreatedWire, Event, FromMonitor, LandlockWire, LifetimeWire, PREPARED_MAX, Prepare, PreparedWire, Refusal, Reply, Take, code,
+    CreatedWire, Event, FromMonitor, LandlockWire, LifetimeWire, PREPARED_MAX, Prepare, PreparedWire, Refusal, Reply,
+    Take, code,
 };
 
 /// How long nothing must have been asked for before a sandbox is built ahead, unless few are left: what is built for later
@@ -37,8 +39,8 @@ pub(super) struct Ahead {
     /// The front's ends of a command that is up: the order of `Reply::Taken`.
     ends: Vec<OwnedFd>,
     landlock: Option<LandlockWire>,
-    /// Of the command, as seen inside.
-    pid: Option<i32>,
+    /// The command, where one is up: its number inside, and what tells whether it still waits.
+    command: Option<(i32, Watched)>,
 }
 
 /// Identity of the files that a sandbox's programs come from, as far as a look can tell: the programs themselves, the
@@ -190,13 +192,8 @@ impl Monitor {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|e| e.to_string())?;
         let id = SandboxId::from_random(random);
-        let ahead = Ahead {
-            kind: kind.clone(),
-            generation: self.generation,
-            ends: Vec::new(),
-            landlock: None,
-            pid: None,
-        };
+        let ahead =
+            Ahead { kind: kind.clone(), generation: self.generation, ends: Vec::new(), landlock: None, command: None };
         let live = self.build(&id, &plan).map_err(|refusal| format!("{refusal:?}"))?;
         let key = self.insert(Sandbox::new(id, plan, LifetimeWire::Call, None, live, Some(ahead)));
         self.wake(key, Instant::now() + BUILD_WAIT);
@@ -238,7 +235,13 @@ impl Monitor {
     pub(super) fn ahead_is_up(&mut self, key: u64, pid: i32, landlock: Option<LandlockWire>) {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
         let Some(ahead) = &mut sandbox.ahead else { return };
-        ahead.pid = Some(pid);
+        match sandbox.live.watched(pid) {
+            Ok(watched) => ahead.command = Some((pid, watched)),
+            Err(e) => {
+                tracing::warn!(sandbox = %sandbox.id, error = %e, "a command that was started ahead is gone");
+                return self.kill(key, Outcome::EngineFault);
+            }
+        }
         ahead.landlock = landlock;
         let (kind, generation) = (ahead.kind.clone(), ahead.generation);
         sandbox.run = None;
@@ -270,11 +273,12 @@ impl Monitor {
             self.renew_pool();
         }
         let warm = kind.runtime.is_some();
-        while let Some(key) = self.pool.take(&kind, |key| {
-            self.sandboxes.get(&key).is_some_and(|s| s.plan.can_become(plan, warm))
-        }) {
+        while let Some(key) =
+            self.pool.take(&kind, |key| self.sandboxes.get(&key).is_some_and(|s| s.plan.can_become(plan, warm)))
+        {
             let Some(sandbox) = self.sandboxes.get_mut(&key) else { continue };
-            let set = if sandbox.live.is_idle() {
+            let command = sandbox.ahead.as_ref().and_then(|a| a.command.as_ref());
+            let set = if sandbox.live.is_idle() && command.is_none_or(|(_, command)| command.is_there()) {
                 self.backend.relimit(&mut sandbox.live, &sandbox.plan.limits, &plan.limits).map_err(|e| e.to_string())
             } else {
                 Err("it is not as it was left".into())
@@ -291,7 +295,14 @@ impl Monitor {
     }
 
     /// Makes it the call's. What was read back when it was built still holds; the cgroup's part was read again.
-    pub(super) fn assign(&mut self, key: u64, id: &SandboxId, owner: ConnectionKey, lifetime: LifetimeWire, plan: Plan) {
+    pub(super) fn assign(
+        &mut self,
+        key: u64,
+        id: &SandboxId,
+        owner: ConnectionKey,
+        lifetime: LifetimeWire,
+        plan: Plan,
+    ) {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
         if sandbox.ahead.take().is_some() {
             self.ahead -= 1;
@@ -322,7 +333,7 @@ impl Monitor {
         };
         let wall = Duration::from_millis(take.wall_ms.clamp(1, plan.limits.wall_ms));
         let ahead = self.sandboxes.get_mut(&key).and_then(|s| s.ahead.take());
-        let Some(Ahead { ends, landlock, pid, .. }) = ahead else {
+        let Some(Ahead { ends, landlock, command, .. }) = ahead else {
             return self.refuse(from, seq, Refusal::NoneWaiting);
         };
         self.ahead -= 1;
@@ -336,7 +347,7 @@ impl Monitor {
             wall,
             cpu_us_before: sandbox.live.counters().cpu_us.unwrap_or(0),
             started: true,
-            pid,
+            pid: command.map(|(pid, _)| pid),
             end: None,
         });
         let Some(created) = created(sandbox) else { return self.kill(key, Outcome::EngineFault) };

@@ -270,8 +270,7 @@ impl Pool {
 mod tests {
     use super::*;
 
-    const SETTINGS: config::Pool =
-        config::Pool { enabled: true, waiting_max: 8, memory_bytes: 64 * 1024 * 1024 };
+    const SETTINGS: config::Pool = config::Pool { enabled: true, waiting_max: 8, memory_bytes: 64 * 1024 * 1024 };
 
     fn plain(level: Level) -> Kind {
         Kind { level, runtime: None }
@@ -341,7 +340,10 @@ mod tests {
         let mut pool = pool(now);
         fill(&mut pool, now, 1);
         let kind = plain(Level::Standard);
-        assert_eq!((pool.take(&kind, |_| true), pool.take(&kind, |_| true), pool.take(&kind, |_| true)), (Some(1), Some(2), None));
+        assert_eq!(
+            (pool.take(&kind, |_| true), pool.take(&kind, |_| true), pool.take(&kind, |_| true)),
+            (Some(1), Some(2), None)
+        );
         fill(&mut pool, now, 3);
         pool.lost(3);
         assert_ne!(pool.take(&kind, |_| true), Some(3));

@@ -9,12 +9,13 @@ use super::passed::may_be_passed;
 use super::sandbox::{ConnectionKey, Sandbox, Sender, WaitingExec};
 use super::states::{Permit, State, Use, permit};
 use super::survey;
-use crate::policy::RUNTIMES;
 use crate::backend::process::Live;
+use crate::policy::RUNTIMES;
 use crate::policy::plan::{self, Ask, Plan, plan};
 use crate::spec::{KilledBy, Level, Outcome, SandboxId};
 use crate::wire::{
-    Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, LimitsWire, PROTOCOL, Refusal, Reply, Request, StatWire, Verb, WhyWire,
+    Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, LimitsWire, PROTOCOL, Refusal, Reply, Request, StatWire, Verb,
+    WhyWire,
 };
 
 /// How long pid 1 may take to be ready, counted from its request: on a slow host with many at once it waits its turn for

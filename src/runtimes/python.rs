@@ -110,7 +110,11 @@ mod tests {
         let mut invocation = super::super::Runtime::Python.invocation(source).unwrap();
         let at = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("bash")
-            .args(["-c", "exec 3<\"$GATE\" 4<\"$CODE\" 5>\"$RESULT\"; unset GATE CODE RESULT; echo >&2; exec \"$@\"", "outer"])
+            .args([
+                "-c",
+                "exec 3<\"$GATE\" 4<\"$CODE\" 5>\"$RESULT\"; unset GATE CODE RESULT; echo >&2; exec \"$@\"",
+                "outer",
+            ])
             .args(&invocation.argv)
             .env("GATE", at(invocation.extra[0].as_raw_fd()))
             .env("CODE", at(invocation.extra[1].as_raw_fd()))

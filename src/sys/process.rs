@@ -84,6 +84,14 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// A descriptor of process `pid`, close-on-exec; readable once it has ended.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers and touches no memory of ours.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0u32) })?;
+    // SAFETY: the kernel has just installed it for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Sends SIGKILL through `pidfd`; a process that is already gone is no error.
 pub fn kill_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();

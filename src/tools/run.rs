@@ -102,8 +102,7 @@ impl Attempt<'_> {
                 return Err(error);
             }
         };
-        let mut conversation =
-            pin!(self.converse(&client, &id, launched, &mut exited, Duration::from_millis(wall_ms)));
+        let mut conversation = pin!(self.converse(&client, &id, launched, &mut exited, Duration::from_millis(wall_ms)));
         let why = tokio::select! {
             biased;
             why = cancelled(&mut cancel) => why,
