@@ -79,7 +79,7 @@ impl ProcessBackend {
             private_root: has(Namespace::User),
             network: if has(Namespace::Net) { NetworkReport::None } else { NetworkReport::Host },
             effective_capabilities: report.effective.clone(),
-            bounding_capabilities: report.bounding.iter().map(|n| capability(*n)).collect(),
+            bounding_capabilities: report.bounding.iter().map(|n| launch::capability(*n)).collect(),
             no_new_privs: report.no_new_privs,
             seccomp: SeccompReport { profile: profile.name.to_owned(), sha256: profile.sha256.to_owned() },
             landlock: None,
@@ -101,10 +101,6 @@ impl ProcessBackend {
 /// How long a leaf whose processes are all dead may stay busy in the kernel.
 const REMOVE_WAIT: Duration = Duration::from_millis(200);
 
-fn capability(number: u32) -> String {
-    caps::all().into_iter().find(|c| u32::from(c.index()) == number).map_or(format!("CAP_{number}"), |c| c.to_string())
-}
-
 impl Live {
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
@@ -122,6 +118,12 @@ impl Live {
     /// The number on the host of the process that is `inner` inside; none where it has ended.
     pub fn host_pid(&self, inner: i32) -> Option<i32> {
         self.leaf.as_ref()?.host_pid(inner)
+    }
+
+    /// Whether no process but pid 1 is left in its cgroup (pid 1 may have gone, too); `None` where it has no cgroup.
+    pub fn is_alone(&self) -> Option<bool> {
+        let leaf = self.leaf.as_ref()?;
+        Some(leaf.processes().is_ok_and(|all| all.iter().all(|pid| *pid == self.child.pid)))
     }
 
     pub fn lease(&self) -> u32 {
