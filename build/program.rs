@@ -1,176 +1,237 @@
-//! From checked rows to a classic BPF program: a search tree over the numbers, whose leaves return or jump to the
-//! argument checks that seccompiler compiled.
+//! From checked rows to a classic BPF program.
+//!
+//! A decision graph first: a search tree over the numbers whose leaves are actions or tests of arguments, where equal
+//! parts are one part. The kernel translates and compiles a program anew for every process that installs it, so what
+//! counts is how many instructions there are: no jump stands before a return, no return before another of its kind,
+//! no load where every way here has loaded the same.
 
 use crate::arch::Arch;
 use crate::profile::{Action, Condition, Profile, Row};
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, sock_filter,
-};
-use std::collections::BTreeMap;
+use seccompiler::{BpfProgram, sock_filter};
+use std::collections::{BTreeMap, HashMap};
 
 const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
 const KILL_PROCESS: u32 = 0x8000_0000;
-/// What seccompiler is told to return where the next block should be tried: the profiles have no such action.
-const NEXT_BLOCK: SeccompAction = SeccompAction::Trace(0);
-const NEXT_BLOCK_RETURN: u32 = 0x7ff0_0000;
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+
+/// Offsets in `seccomp_data`: number, architecture, and the low half of the first argument.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGS: u32 = 16;
 
 /// The kernel refuses longer programs.
 const LENGTH_MAX: usize = 4096;
+/// How many instructions a conditional jump can skip.
+const REACH: usize = u8::MAX as usize;
 
-#[derive(Clone, PartialEq)]
-enum Leaf {
-    Return(Action),
-    Check(usize),
+/// What the accumulator holds: a word of `seccomp_data`, of which only these bits are left.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Seen {
+    word: u32,
+    mask: u32,
+}
+
+/// A node's place in the graph.
+type Id = usize;
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Node {
+    Return(u32),
+    /// `code` is one of the two comparisons.
+    Test {
+        seen: Seen,
+        code: u16,
+        k: u32,
+        yes: Id,
+        no: Id,
+    },
+}
+
+/// Equal nodes are one; a node's successors come before it.
+#[derive(Default)]
+struct Graph {
+    nodes: Vec<Node>,
+    known: HashMap<Node, Id>,
+}
+
+impl Graph {
+    fn node(&mut self, node: Node) -> Id {
+        if let Node::Test { yes, no, .. } = node
+            && yes == no
+        {
+            return yes;
+        }
+        *self.known.entry(node.clone()).or_insert_with(|| {
+            self.nodes.push(node);
+            self.nodes.len() - 1
+        })
+    }
+
+    fn action(&mut self, action: &Action) -> Id {
+        self.node(Node::Return(match action {
+            Action::Allow => ALLOW,
+            Action::Errno { number, .. } => ERRNO | u32::from(*number),
+        }))
+    }
+
+    fn test(&mut self, seen: Seen, code: u16, k: u32, yes: Id, no: Id) -> Id {
+        // Of a wide argument one half may be masked out as a whole; the reader refuses values outside the mask.
+        if seen.mask == 0 && code == JUMP_EQUAL && k == 0 {
+            return yes;
+        }
+        self.node(Node::Test { seen, code, k, yes, no })
+    }
+
+    /// The rows of one call: where one neither matches nor says what then, the next decides.
+    fn rows(&mut self, rows: &[&Row], default: Id) -> Id {
+        rows.iter().rev().fold(default, |next, row| {
+            let matched = self.action(&row.action);
+            let mismatch = row.otherwise.as_ref().map_or(next, |action| self.action(action));
+            row.args.iter().rev().fold(matched, |matched, condition| self.condition(condition, matched, mismatch))
+        })
+    }
+
+    fn condition(&mut self, condition: &Condition, matched: Id, mismatch: Id) -> Id {
+        let low = ARGS + 8 * u32::from(condition.arg);
+        let mask = condition.mask.unwrap_or(u64::MAX);
+        let half = |value: u64, shift: u32| (value >> shift) as u32;
+        condition.values.iter().rev().fold(mismatch, |next, (_, value)| {
+            let yes = if condition.wide {
+                let seen = Seen { word: low + 4, mask: half(mask, 32) };
+                self.test(seen, JUMP_EQUAL, half(*value, 32), matched, next)
+            } else {
+                matched
+            };
+            self.test(Seen { word: low, mask: half(mask, 0) }, JUMP_EQUAL, half(*value, 0), yes, next)
+        })
+    }
+
+    /// A search tree over the ranges, each with where it begins and what decides there.
+    fn tree(&mut self, ranges: &[(u32, Id)]) -> Id {
+        if let [(_, only)] = ranges {
+            return *only;
+        }
+        let (low, high) = ranges.split_at(ranges.len() / 2);
+        let begins = high[0].0;
+        let (no, yes) = (self.tree(low), self.tree(high));
+        self.test(Seen { word: NUMBER, mask: u32::MAX }, JUMP_AT_LEAST, begins, yes, no)
+    }
 }
 
 /// Compiles one profile.
 pub fn compile(profile: &Profile, arch: &Arch) -> Result<BpfProgram, String> {
-    let mut checks: Vec<BpfProgram> = Vec::new();
-    let mut leaves: BTreeMap<u32, Leaf> = BTreeMap::new();
-    for (number, rows) in profile.by_number() {
-        let leaf = match rows.as_slice() {
-            [row] if row.args.is_empty() => Leaf::Return(row.action.clone()),
-            rows => {
-                checks.push(check(number, rows, arch).map_err(|e| format!("{}: {e}", profile.name))?);
-                Leaf::Check(checks.len() - 1)
-            }
-        };
-        leaves.insert(number, leaf);
-    }
-
-    let mut program = vec![
-        plain(LOAD, 4),
-        sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: arch.audit },
-        plain(RETURN, KILL_PROCESS),
-        plain(LOAD, 0),
-    ];
-    let mut jumps = Vec::new();
-    tree(&ranges(profile, arch, &leaves), &mut program, &mut jumps);
-
-    let mut starts = Vec::new();
-    for check in checks {
-        starts.push(program.len());
-        program.extend(check);
-    }
-    for (at, check) in jumps {
-        program[at].k = u32::try_from(starts[check] - at - 1).expect("programs are short");
-    }
+    let mut graph = Graph::default();
+    let default = graph.action(&profile.default);
+    let leaves: BTreeMap<u32, Id> =
+        profile.by_number().into_iter().map(|(number, rows)| (number, graph.rows(&rows, default))).collect();
+    let other_abi = graph.action(&profile.other_abi);
+    let native = graph.tree(&ranges(&leaves, default, arch.other_abi_from, other_abi));
+    let killed = graph.node(Node::Return(KILL_PROCESS));
+    let root = graph.test(Seen { word: ARCH, mask: u32::MAX }, JUMP_EQUAL, arch.audit, native, killed);
+    let program = Layout::of(&graph, root);
     if program.len() >= LENGTH_MAX {
         return Err(format!("{}: {} instructions, the kernel takes {LENGTH_MAX}", profile.name, program.len()));
     }
     Ok(program)
 }
 
-/// Where each range of numbers begins and what becomes of it; neighbours differ.
-fn ranges(profile: &Profile, arch: &Arch, leaves: &BTreeMap<u32, Leaf>) -> Vec<(u32, Leaf)> {
-    let default = Leaf::Return(profile.default.clone());
-    let mut all: Vec<(u32, Leaf)> = Vec::new();
+/// Where each range of numbers begins and what decides there; neighbours differ.
+fn ranges(leaves: &BTreeMap<u32, Id>, default: Id, other_abi_from: u32, other_abi: Id) -> Vec<(u32, Id)> {
+    let mut all = Vec::new();
     let mut next = 0;
-    for (number, leaf) in leaves {
-        if *number > next {
-            all.push((next, default.clone()));
+    for (&number, &leaf) in leaves {
+        if number > next {
+            all.push((next, default));
         }
-        all.push((*number, leaf.clone()));
+        all.push((number, leaf));
         next = number + 1;
     }
     all.push((next, default));
-    all.push((arch.other_abi_from, Leaf::Return(profile.other_abi.clone())));
+    all.push((other_abi_from, other_abi));
     all.dedup_by(|later, earlier| later.1 == earlier.1);
     all
 }
 
-fn size(ranges: &[(u32, Leaf)]) -> usize {
-    match ranges.len() {
-        1 => 1,
-        n => {
-            let low = size(&ranges[..n / 2]);
-            1 + usize::from(low > 255) + low + size(&ranges[n / 2..])
-        }
-    }
+/// Instructions, last first: jumps lead forward only, so that whatever one leads to has its place before it.
+struct Layout<'a> {
+    graph: &'a Graph,
+    reversed: BpfProgram,
+    /// How many instructions there were with the first of the node, or of what was put down nearer to stand for it.
+    placed: HashMap<Id, usize>,
+    /// What is in the accumulator on each way to a node.
+    ways: HashMap<Id, Vec<Option<Seen>>>,
 }
 
-fn tree(ranges: &[(u32, Leaf)], program: &mut BpfProgram, jumps: &mut Vec<(usize, usize)>) {
-    if let [(_, leaf)] = ranges {
-        match leaf {
-            Leaf::Return(action) => program.push(plain(RETURN, seccomp_action(action).into())),
-            Leaf::Check(check) => {
-                jumps.push((program.len(), *check));
-                program.push(plain(JUMP, 0));
+impl Layout<'_> {
+    fn of(graph: &Graph, root: Id) -> BpfProgram {
+        let mut ways: HashMap<Id, Vec<Option<Seen>>> = HashMap::from([(root, vec![None])]);
+        let mut open = vec![root];
+        let mut met = vec![false; graph.nodes.len()];
+        while let Some(id) = open.pop() {
+            let Node::Test { seen, yes, no, .. } = graph.nodes[id] else { continue };
+            if std::mem::replace(&mut met[id], true) {
+                continue;
+            }
+            for next in [yes, no] {
+                ways.entry(next).or_default().push(Some(seen));
+                open.push(next);
             }
         }
-        return;
+        let mut layout = Layout { graph, reversed: Vec::new(), placed: HashMap::new(), ways };
+        layout.place(root);
+        layout.reversed.reverse();
+        layout.reversed
     }
-    let (low, high) = ranges.split_at(ranges.len() / 2);
-    match u8::try_from(size(low)) {
-        Ok(over) => program.push(sock_filter { code: JUMP_AT_LEAST, jt: over, jf: 0, k: high[0].0 }),
-        // A conditional jump reaches 255 instructions, an unconditional one reaches them all.
-        Err(_) => {
-            program.push(sock_filter { code: JUMP_AT_LEAST, jt: 0, jf: 1, k: high[0].0 });
-            program.push(plain(JUMP, u32::try_from(size(low)).expect("programs are short")));
-        }
-    }
-    tree(low, program, jumps);
-    tree(high, program, jumps);
-}
 
-/// The argument checks of one call: one block a row. A block leads to the next where its row does not match.
-fn check(number: u32, rows: &[&Row], arch: &Arch) -> Result<BpfProgram, String> {
-    let mut program = BpfProgram::new();
-    for (index, row) in rows.iter().enumerate() {
-        if row.args.is_empty() {
-            program.push(plain(RETURN, seccomp_action(&row.action).into()));
-            continue;
+    fn place(&mut self, id: Id) {
+        if self.placed.contains_key(&id) {
+            return;
         }
-        let last = index + 1 == rows.len();
-        let mismatch = match &row.otherwise {
-            Some(action) => seccomp_action(action),
-            None => NEXT_BLOCK,
+        match self.graph.nodes[id] {
+            Node::Return(value) => self.reversed.push(plain(RETURN, value)),
+            Node::Test { seen, code, k, yes, no } => {
+                self.place(yes);
+                self.place(no);
+                while let Some(far) = [yes, no].into_iter().find(|next| self.distance(*next) > REACH) {
+                    self.bring_near(far);
+                }
+                let [jt, jf] = [yes, no].map(|next| u8::try_from(self.distance(next)).expect("brought near"));
+                self.reversed.push(sock_filter { code, jt, jf, k });
+                let ways = &self.ways[&id];
+                let held = |what: Seen| ways.iter().all(|way| *way == Some(what));
+                let whole = Seen { mask: u32::MAX, ..seen };
+                let (masked, loaded) = (held(seen), held(seen) || held(whole));
+                if !masked && seen != whole {
+                    self.reversed.push(plain(AND, seen.mask));
+                }
+                if !loaded {
+                    self.reversed.push(plain(LOAD, seen.word));
+                }
+            }
+        }
+        self.placed.insert(id, self.reversed.len());
+    }
+
+    fn distance(&self, id: Id) -> usize {
+        self.reversed.len() - self.placed[&id]
+    }
+
+    /// A conditional jump reaches no further than [`REACH`]: it leads to a copy or to an unconditional jump, which
+    /// reaches them all.
+    fn bring_near(&mut self, id: Id) {
+        let near = match self.graph.nodes[id] {
+            Node::Return(value) => plain(RETURN, value),
+            Node::Test { .. } => plain(JUMP, u32::try_from(self.distance(id)).expect("programs are short")),
         };
-        assert!(!last || row.otherwise.is_some(), "checked when the profile was read");
-        let rules = alternatives(&row.args).map_err(|e| e.to_string())?.into_iter().map(SeccompRule::new);
-        let rules = rules.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-        let rules = BTreeMap::from([(i64::from(number), rules)]);
-        let filter = SeccompFilter::new(rules, mismatch, seccomp_action(&row.action), arch.target);
-        let mut block: BpfProgram = filter.and_then(TryInto::try_into).map_err(|e| e.to_string())?;
-        let end = block.len();
-        for (at, instruction) in block.iter_mut().enumerate() {
-            // seccompiler has one action for every mismatch; ours goes on where this block ends.
-            if instruction.code == RETURN && instruction.k == NEXT_BLOCK_RETURN {
-                *instruction = plain(JUMP, u32::try_from(end - at - 1).expect("programs are short"));
-            }
-        }
-        program.extend(block);
-    }
-    Ok(program)
-}
-
-/// A row matches when each condition has one of its values: seccompiler takes that as a list of single values.
-fn alternatives(args: &[Condition]) -> Result<Vec<Vec<SeccompCondition>>, BackendError> {
-    let mut all: Vec<Vec<SeccompCondition>> = vec![Vec::new()];
-    for condition in args {
-        let len = || if condition.wide { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
-        let op = || condition.mask.map_or(SeccompCmpOp::Eq, SeccompCmpOp::MaskedEq);
-        let values =
-            condition.values.iter().map(|(_, value)| SeccompCondition::new(condition.arg, len(), op(), *value));
-        let values = values.collect::<Result<Vec<_>, _>>()?;
-        all = all
-            .iter()
-            .flat_map(|done| values.iter().map(|value| [done, std::slice::from_ref(value)].concat()))
-            .collect();
-    }
-    Ok(all)
-}
-
-fn seccomp_action(action: &Action) -> SeccompAction {
-    match action {
-        Action::Allow => SeccompAction::Allow,
-        Action::Errno { number, .. } => SeccompAction::Errno(u32::from(*number)),
+        self.reversed.push(near);
+        self.placed.insert(id, self.reversed.len());
     }
 }
 

@@ -1,4 +1,5 @@
-//! The build's own code: what the reader of profiles refuses, and programs too large for short jumps.
+//! The build's own code: what the reader of profiles refuses, programs too large for short jumps, and that every program
+//! decides as the one that seccompiler makes of the same rows.
 #![cfg(target_arch = "x86_64")]
 
 #[path = "../build/arch.rs"]
@@ -12,6 +13,8 @@ mod names;
 mod profile;
 #[path = "../build/program.rs"]
 mod program;
+#[path = "support/seccompiled.rs"]
+mod seccompiled;
 
 use profile::{Action, Condition, Profile, Row};
 use serde_json::{Value, json};
@@ -189,4 +192,65 @@ fn a_tree_too_wide_for_short_jumps_still_finds_every_leaf() {
 
     let longer = Profile { rows: (10..4000).map(row).collect(), ..profile };
     assert!(program::compile(&longer, arch()).unwrap_err().contains("the kernel takes 4096"));
+}
+
+/// Every register that some row looks at: each value that matches, its neighbours, single bits turned, bits outside the
+/// mask, and all of them with dirt above the low 32 bits. Every combination of them.
+fn registers(rows: &[&Row]) -> Vec<[u64; 6]> {
+    let mut all = vec![[0; 6], [u64::MAX; 6]];
+    for arg in 0..6_u8 {
+        let mut tries = std::collections::BTreeSet::from([0]);
+        let conditions = || rows.iter().flat_map(|row| &row.args).filter(|condition| condition.arg == arg);
+        for condition in conditions() {
+            for (_, value) in &condition.values {
+                let outside = !condition.mask.unwrap_or(u64::MAX) & 0xffff_ffff;
+                tries.extend([*value, value | outside, value.wrapping_add(1), value.wrapping_sub(1)]);
+                if rows.len() == 1 {
+                    tries.extend((0..64).map(|bit| value ^ (1 << bit)));
+                }
+            }
+        }
+        tries.extend(tries.clone().into_iter().map(|value| value ^ 0xdead_beef_0000_0000));
+        if conditions().next().is_some() {
+            let with = |args: &[u64; 6], value: u64| {
+                let mut args = *args;
+                args[usize::from(arg)] = value;
+                args
+            };
+            all = all.iter().flat_map(|args| tries.iter().map(move |value| with(args, *value))).collect();
+        }
+    }
+    all
+}
+
+#[test]
+fn every_program_decides_as_the_one_that_seccompiler_makes() {
+    let text = |name: &str| std::fs::read_to_string(format!("seccomp/{name}.json")).ok();
+    let mut compared = 0_u64;
+    for name in ["minimal", "standard", "strict", "workload"] {
+        let profile = profile::read(&format!("seccomp/{name}.json"), &text(name).unwrap(), arch(), &text).unwrap();
+        let steps = |program: Vec<seccompiler::sock_filter>| -> Vec<_> {
+            program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect()
+        };
+        let ours = steps(program::compile(&profile, arch()).unwrap());
+        let theirs = steps(seccompiled::compile(&profile, arch()).unwrap());
+        assert!(ours.len() * 2 < theirs.len(), "{name}: {} of {} instructions", ours.len(), theirs.len());
+        let rows = profile.by_number();
+        // The native numbers, their x32 twins, and the borders of what a number can be.
+        let numbers =
+            (0..1024).chain(0x4000_0000..0x4000_0400).chain([0x3fff_ffff, 0x7fff_ffff, 0x8000_0000, u32::MAX]);
+        for number in numbers {
+            let tries = registers(rows.get(&(number & !0x4000_0000)).map_or(&[][..], |rows| rows));
+            for (at, args) in tries.iter().enumerate() {
+                // The other architectures never reach the rows: the first few registers have to do.
+                let foreign = [0x4000_0003, 0xc000_00b7, 0x4000_003e, 0].into_iter().filter(|_| at < 2);
+                for audit in foreign.chain([bpf::AUDIT_ARCH_X86_64]) {
+                    let (ours, theirs) = (bpf::run(&ours, audit, number, args), bpf::run(&theirs, audit, number, args));
+                    assert_eq!(ours, theirs, "{name} {audit:#x} {number:#x} {args:x?}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 100_000, "{compared}");
 }

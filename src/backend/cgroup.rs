@@ -473,6 +473,12 @@ impl Leaf {
         })
     }
 
+    /// The processes in it, by their numbers on the host.
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        let number = |line: &str| line.parse().map_err(|_| io::Error::other("cgroup.procs holds no number"));
+        self.read("cgroup.procs")?.lines().map(number).collect()
+    }
+
     /// Largest resident set that a process in it has had, where no controller counts memory. Only while they live.
     pub fn largest_resident_set(&self) -> Option<u64> {
         let pids = self.read("cgroup.procs").ok()?;

@@ -83,7 +83,7 @@ impl ProcessBackend {
             private_root: has(Namespace::User),
             network: if has(Namespace::Net) { NetworkReport::None } else { NetworkReport::Host },
             effective_capabilities: report.effective.clone(),
-            bounding_capabilities: report.bounding.iter().map(|n| capability(*n)).collect(),
+            bounding_capabilities: report.bounding.iter().map(|n| launch::capability(*n)).collect(),
             no_new_privs: report.no_new_privs,
             seccomp: SeccompReport { profile: profile.name.to_owned(), sha256: profile.sha256.to_owned() },
             landlock: None,
@@ -113,10 +113,6 @@ impl ProcessBackend {
 /// How long a leaf whose processes are all dead may stay busy in the kernel.
 const REMOVE_WAIT: Duration = Duration::from_millis(200);
 
-fn capability(number: u32) -> String {
-    caps::all().into_iter().find(|c| u32::from(c.index()) == number).map_or(format!("CAP_{number}"), |c| c.to_string())
-}
-
 impl Live {
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
@@ -142,22 +138,28 @@ impl Live {
     }
 
     /// A way to ask about its process that is `inner` inside.
-    pub fn watched(&self, inner: i32) -> Result<Watched, LaunchError> {
+    pub fn watched(&self, inner: i32) -> std::io::Result<Watched> {
         let gone = || std::io::Error::from_raw_os_error(libc::ESRCH);
         // Without a cgroup of its own its processes can not be listed: pid 1's children are its only ones at that time.
         let find = || match &self.leaf {
             Some(leaf) => leaf.host_pid(inner),
             None => only_child(self.child.pid),
         };
-        let pid = find().ok_or_else(gone).step("watch", "command")?;
-        let pidfd = crate::sys::process::pidfd_open(pid).step("watch", "command")?;
+        let pid = find().ok_or_else(gone)?;
+        let pidfd = crate::sys::process::pidfd_open(pid)?;
         // Nobody else has got its number in between.
-        if find() == Some(pid) { Ok(Watched { pid, pidfd }) } else { Err(gone()).step("watch", "command") }
+        if find() == Some(pid) { Ok(Watched { pid, pidfd }) } else { Err(gone()) }
     }
 
     /// What the cgroup said when the limits were last set.
     pub fn cgroup(&self) -> &CgroupReport {
         &self.cgroup
+    }
+
+    /// Whether no process but pid 1 is left in its cgroup (pid 1 may have gone, too); `None` where it has no cgroup.
+    pub fn is_alone(&self) -> Option<bool> {
+        let leaf = self.leaf.as_ref()?;
+        Some(leaf.processes().is_ok_and(|all| all.iter().all(|pid| *pid == self.child.pid)))
     }
 
     pub fn lease(&self) -> u32 {

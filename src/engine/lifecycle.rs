@@ -9,12 +9,12 @@ use nix::unistd::{Gid, Uid, fchown};
 use super::ahead::created;
 use super::monitor::Monitor;
 use super::passed::is_pipe;
-use super::sandbox::{Run, Sandbox, Sender, WaitingExec};
+use super::sandbox::{ConnectionKey, Run, Sandbox, Sender, WaitingExec};
 use super::states::State;
 use super::verbs::stat_of;
 use crate::launch::channel::{FromInit, ToInit, numbers, receive, send};
 use crate::spec::{Clock, KilledBy, Outcome, SandboxId};
-use crate::wire::{Event, FromMonitor, LifetimeWire, Refusal, Reply};
+use crate::wire::{EndWire, Event, FromMonitor, LifetimeWire, Refusal, Reply};
 
 /// Refused forks after which a sandbox is ended (the contract's number).
 const REFUSED_FORKS_MAX: u64 = 1000;
@@ -99,7 +99,13 @@ impl Monitor {
                 if let Some(run) = &mut sandbox.run {
                     run.end = Some((end, Instant::now()));
                 }
-                // Orphans, sessions of their own and children that hold stdout end with the command.
+                // Pid 1 has killed and reaped orphans, sessions of their own and children that hold stdout; the kernel is asked
+                // whether that is so. Then the end can be told while what is left of the sandbox is still taken down.
+                if sandbox.live.is_alone() == Some(true) {
+                    sandbox.state = State::Ending;
+                    self.tell_end(key);
+                    return self.wake(key, Instant::now() + DEATH_WAIT);
+                }
                 self.end_processes(key);
             }
             // The monitor's kill and its news crossed: the kill is the outcome.
@@ -282,10 +288,6 @@ impl Monitor {
         // What it said last may still be in the channel.
         self.read_channel(key);
         let Some(sandbox) = self.sandboxes.get(&key) else { return };
-        let profile = sandbox.plan.level.name();
-        let started = sandbox.run.as_ref().is_some_and(|run| run.started);
-        let end = sandbox.end(profile);
-        let (id, owner, lifetime) = (sandbox.id.clone(), sandbox.owner, sandbox.lifetime);
         // Why it was ended is the truth; that pid 1 was gone is only how it showed.
         let cause = sandbox.cause.clone().filter(|cause| *cause != Outcome::EngineFault);
         let early = |step: &str| {
@@ -296,21 +298,36 @@ impl Monitor {
         };
         self.answer_create(key, early("init"));
         self.answer_exec(key, early("start"));
-        if started {
-            let exited = FromMonitor::Event(Event::Exited { id: id.to_string(), end: end.clone().into() });
-            match (lifetime, owner) {
-                (LifetimeWire::Call, Some(owner)) => self.send(owner, &exited, Vec::new()),
-                (LifetimeWire::Call, None) => {}
-                (LifetimeWire::Detached, _) => {
-                    self.greeted().into_iter().for_each(|front| self.send(front, &exited, Vec::new()));
-                }
+        self.tell_end(key);
+        self.remove(key);
+    }
+
+    /// Tells that its command has ended, once: no other process of it is alive.
+    fn tell_end(&mut self, key: u64) {
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        if sandbox.end.is_some() || !sandbox.run.as_ref().is_some_and(|run| run.started) {
+            return;
+        }
+        let end: EndWire = sandbox.true_end(sandbox.plan.level.name()).into();
+        sandbox.end = Some(end.clone());
+        let (owner, lifetime) = (sandbox.owner, sandbox.lifetime);
+        let exited = FromMonitor::Event(Event::Exited { id: sandbox.id.to_string(), end });
+        self.tell(owner, lifetime, &exited);
+    }
+
+    /// Sends an event to whom it concerns.
+    fn tell(&mut self, owner: Option<ConnectionKey>, lifetime: LifetimeWire, event: &FromMonitor) {
+        match (lifetime, owner) {
+            (LifetimeWire::Call, Some(owner)) => self.send(owner, event, Vec::new()),
+            (LifetimeWire::Call, None) => {}
+            (LifetimeWire::Detached, _) => {
+                self.greeted().into_iter().for_each(|front| self.send(front, event, Vec::new()));
             }
         }
-        self.remove(key, started.then_some(end.into()));
     }
 
     /// Takes it out of the table. What it held is given back when there is time.
-    fn remove(&mut self, key: u64, end: Option<crate::wire::EndWire>) {
+    fn remove(&mut self, key: u64) {
         let Some(mut sandbox) = self.sandboxes.remove(&key) else { return };
         if let Some(ahead) = sandbox.ahead.take() {
             self.ahead -= 1;
@@ -322,7 +339,7 @@ impl Monitor {
         }
         if sandbox.lifetime == LifetimeWire::Detached
             && !sandbox.destroy
-            && let Some(end) = end
+            && let Some(end) = sandbox.end.take()
         {
             let outputs = std::mem::take(&mut sandbox.outputs);
             let mut stat = stat_of(&sandbox);
@@ -348,13 +365,7 @@ impl Monitor {
         }
         self.note_gone(&born_as);
         let reaped = FromMonitor::Event(Event::Reaped { id: id.to_string() });
-        match (lifetime, owner) {
-            (LifetimeWire::Call, Some(owner)) => self.send(owner, &reaped, Vec::new()),
-            (LifetimeWire::Call, None) => {}
-            (LifetimeWire::Detached, _) => {
-                self.greeted().into_iter().for_each(|front| self.send(front, &reaped, Vec::new()));
-            }
-        }
+        self.tell(owner, lifetime, &reaped);
         true
     }
 

@@ -9,7 +9,7 @@ use crate::backend::process::Live;
 use crate::launch::channel::CommandEnd;
 use crate::policy::plan::Plan;
 use crate::spec::{Command, End, Enforced, Outcome, SandboxId, Usage};
-use crate::wire::LifetimeWire;
+use crate::wire::{EndWire, LifetimeWire};
 
 /// A connection's number; never used twice.
 pub type ConnectionKey = u64;
@@ -42,6 +42,8 @@ pub struct Sandbox {
     pub destroy: bool,
     /// Read back when it was ready, and found to be what the plan says.
     pub enforced: Option<Enforced>,
+    /// The command's end, once it was told.
+    pub end: Option<EndWire>,
     /// Set until it is a call's, where it was built ahead.
     pub ahead: Option<Ahead>,
     /// When the monitor looks at it again by itself.
@@ -108,6 +110,7 @@ impl Sandbox {
             resident_bytes: 0,
             destroy: false,
             enforced: None,
+            end: None,
             ahead,
             next_check: None,
         }
@@ -140,7 +143,7 @@ impl Sandbox {
 
     /// The end of the command, once every process is dead: the monitor's own kill, then the OOM killer by the cgroup's
     /// counter, then what pid 1 saw.
-    pub fn end(&self, profile: &str) -> End {
+    pub fn true_end(&self, profile: &str) -> End {
         let own = self.run.as_ref().and_then(|run| run.end).map(|(end, _)| end);
         let full = self.full_mounts.max(own.map_or(0, |end| end.full_mounts));
         let (oom, limits_hit) = self.live.verdict(full);

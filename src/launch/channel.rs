@@ -1,7 +1,9 @@
 //! What the engine and a sandbox's pid 1 say to each other: one packet a message on a socket pair of their own.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -60,7 +62,8 @@ pub enum FromInit {
     Started { pid: i32, landlock: Option<LandlockWire> },
     /// The command could not be executed; nothing ran.
     NotStarted { step: String, target: String, errno: i32 },
-    /// The command's own process ended. Its descendants are about to be killed.
+    /// The command's own process ended; pid 1 has killed and reaped every other process of its namespace since, and
+    /// ends now.
     Ended(CommandEnd),
 }
 
@@ -82,10 +85,38 @@ pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[RawFd]) ->
 
 /// The next message, or `None` once the other end has closed.
 pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut buffer = vec![0; PACKET_BYTES_MAX];
-    let Some((length, fds)) = packet::receive(socket, &mut buffer, FDS_MAX)? else { return Ok(None) };
+    // One for all messages: a new one would be zeroed for each, and in a copy of the engine copied first. What it held
+    // before lies beyond `length` and is not looked at.
+    static BUFFER: Mutex<[u8; PACKET_BYTES_MAX]> = Mutex::new([0; PACKET_BYTES_MAX]);
+    let mut buffer = BUFFER.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((length, fds)) = packet::receive(socket, &mut buffer[..], FDS_MAX)? else { return Ok(None) };
     let message = decode(&buffer[..length]).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
     Ok(Some((message, fds)))
+}
+
+/// Writes `message` into a pipe from a command's process to pid 1, which reads once that has ended or become another
+/// program: a few short ones must fit into the pipe.
+pub(super) fn tell(pipe: BorrowedFd<'_>, message: &FromInit) -> io::Result<()> {
+    let bytes = encode(message).map_err(io::Error::other)?;
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    let packet = [&length.to_le_bytes()[..], &bytes[..]].concat();
+    let written = nix::unistd::write(pipe, &packet)?;
+    if written == packet.len() { Ok(()) } else { Err(io::Error::other("a message was written in part")) }
+}
+
+/// All that was told.
+pub(super) fn hear(pipe: OwnedFd) -> io::Result<Vec<FromInit>> {
+    let mut bytes = Vec::new();
+    File::from(pipe).read_to_end(&mut bytes)?;
+    let mut rest = &bytes[..];
+    let mut messages = Vec::new();
+    let cut = || io::Error::new(io::ErrorKind::InvalidData, "a message was cut");
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (message, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(cut)?;
+        messages.push(decode(message).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?);
+        rest = after;
+    }
+    if rest.is_empty() { Ok(messages) } else { Err(cut()) }
 }
 
 /// The numbers of `fds`.

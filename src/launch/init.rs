@@ -8,22 +8,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use caps::CapSet;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, fchdir, setgroups, sethostname, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, fchdir, pipe2, setgroups, sethostname, setresgid, setresuid};
 
-use super::channel::{CommandEnd, FromInit, ToInit, receive, send};
+use super::channel::{CommandEnd, FromInit, ToInit, hear, receive, send};
 use super::error::{LaunchError, Step};
 use super::fault::{Fence, dropped};
 use super::readback::{self, EngineView, Report};
 use super::workload;
 use crate::policy::plan::{MountKind, Namespace, Plan};
 use crate::policy::seccomp;
-use crate::sys::process::{Reaped, Resource, WaitEnd, exit_now, fork, limit, reap_any};
-use crate::sys::{cred, fd, mount, net, packet, process};
+use crate::sys::process::{Reaped, Resource, WaitEnd, exit_now, kill_all_others, limit, reap_all, reap_any, start};
+use crate::sys::{cred, fd, mount, net, process};
 
 /// What pid 1 is given; it is a copy of the engine's memory at the fork.
 pub(super) struct Setup<'a> {
@@ -211,19 +212,28 @@ fn mount_proc(root: BorrowedFd<'_>, plan: &Plan) -> Result<(), LaunchError> {
     if dropped(Fence::Masks) {
         return Ok(());
     }
+    // The null device over a file, an empty directory over a directory; each is restricted once and then copied.
+    let cover = |source: &CStr| -> Result<OwnedFd, LaunchError> {
+        let cover = mount::clone_tree(root, source, false).step("mask", "cover")?;
+        let attrs = mount::Attrs { read_only: true, no_exec: true, no_dev: false };
+        mount::restrict(cover.as_fd(), attrs, false).step("mask", "cover")?;
+        Ok(cover)
+    };
+    let (file, directory) = (cover(c"dev/null")?, cover(c"run")?);
+    let copy = |cover: &OwnedFd| mount::clone_tree(cover.as_fd(), c"", false).step("mask", "cover");
+    let mut next = copy(&file)?;
     for path in plan.masked {
         let relative = mount::cstring(path.trim_start_matches('/')).step("mask", *path)?;
-        let kind = match nix::sys::stat::fstatat(root, relative.as_c_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat.st_mode & libc::S_IFMT,
-            Err(nix::errno::Errno::ENOENT) => continue,
+        match mount::attach(next.as_fd(), root, &relative) {
+            Ok(()) => next = copy(&file)?,
+            // This kernel has no such file; the copy is still there for the next.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            // A file can not be mounted over a directory.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTDIR)) => {
+                mount::attach(copy(&directory)?.as_fd(), root, &relative).step("mask", *path)?;
+            }
             Err(e) => return Err(e).step("mask", *path),
-        };
-        // An empty directory over a directory, the null device over anything else.
-        let cover = if kind == libc::S_IFDIR { c"run" } else { c"dev/null" };
-        let cover = mount::clone_tree(root, cover, false).step("mask", *path)?;
-        let attrs = mount::Attrs { read_only: true, no_exec: true, no_dev: false };
-        mount::restrict(cover.as_fd(), attrs, false).step("mask", *path)?;
-        mount::attach(cover.as_fd(), root, &relative).step("mask", *path)?;
+        }
     }
     Ok(())
 }
@@ -268,12 +278,9 @@ fn limit_core() -> io::Result<()> {
 /// capability that the others hold.
 fn drop_capabilities() -> Result<(), LaunchError> {
     cred::clear_bounding_set().step("capabilities", "bounding")?;
-    let clear = |set, name: &str| caps::clear(None, set).map_err(io::Error::other).step("capabilities", name);
-    clear(CapSet::Ambient, "ambient")?;
+    caps::clear(None, CapSet::Ambient).map_err(io::Error::other).step("capabilities", "ambient")?;
     cred::set_securebits(cred::SECUREBITS_LOCKED).step("capabilities", "securebits")?;
-    clear(CapSet::Inheritable, "inheritable")?;
-    clear(CapSet::Effective, "effective")?;
-    clear(CapSet::Permitted, "permitted")
+    cred::clear_capabilities().step("capabilities", "all sets")
 }
 
 fn engine_is_there(channel: BorrowedFd<'_>) -> Result<(), LaunchError> {
@@ -323,8 +330,7 @@ fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
             while signals.read_signal()?.is_some() {}
             while let Some(reaped) = reap_any()? {
                 if running == Some(reaped.pid) {
-                    running = None;
-                    send(channel, &FromInit::Ended(end_of(plan, &reaped)), &[])?;
+                    return end(plan, channel, &reaped);
                 }
             }
         }
@@ -332,7 +338,11 @@ fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
             match receive::<ToInit>(channel)? {
                 None => return Ok(()),
                 Some((ToInit::Exec { argv, env, cwd, rlimits }, fds)) if running.is_none() => {
-                    running = start(plan, channel, workload::Command { argv, env, cwd, rlimits: rlimits.into(), fds })?;
+                    running = start_command(
+                        plan,
+                        channel,
+                        workload::Command { argv, env, cwd, rlimits: rlimits.into(), fds },
+                    )?;
                 }
                 // The engine never says either; if it does, something is wrong with this sandbox.
                 Some(_) => return Err(io::Error::other("unexpected message")),
@@ -341,13 +351,26 @@ fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Forks the command and tells the engine whether its program runs.
-fn start(plan: &Plan, channel: BorrowedFd<'_>, command: workload::Command) -> io::Result<Option<i32>> {
-    let (ours, theirs) = packet::pair()?;
-    let pid = fork(|| {
-        let command = command;
-        workload::run(plan, command, theirs)
-    });
+/// The command has ended, and with it whatever it left: orphans, sessions of their own, children that hold its output.
+///
+/// The engine is told once all of them are dead and reaped, so that it may believe the end of the output; then this
+/// process ends by itself, and what its end takes (mounts, namespaces) is done beside the engine, not in its way.
+fn end(plan: &Plan, channel: BorrowedFd<'_>, reaped: &Reaped) -> io::Result<()> {
+    // Before they die: what is full now may be empty then.
+    let end = end_of(plan, reaped);
+    kill_all_others()?;
+    reap_all()?;
+    send(channel, &FromInit::Ended(end), &[])
+}
+
+/// Starts the command and tells the engine whether its program runs.
+fn start_command(plan: &Plan, channel: BorrowedFd<'_>, command: workload::Command) -> io::Result<Option<i32>> {
+    // A pipe, not a socket: a socket would be in the sandbox's network namespace, and seen there.
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    let pid = start(|| workload::run(plan, &command, theirs.as_fd()));
+    // The only other one is the child's: its end of file, below, is the end of the child's program or its beginning.
+    drop(theirs);
+    drop(command);
     let pid = match pid {
         Ok(pid) => pid,
         Err(e) => {
@@ -356,25 +379,15 @@ fn start(plan: &Plan, channel: BorrowedFd<'_>, command: workload::Command) -> io
             return send(channel, &message, &[]).map(|()| None);
         }
     };
-    let mut started = None;
-    while let Some((message, _)) = receive::<FromInit>(ours.as_fd())? {
-        match message {
-            FromInit::Started { landlock, .. } => started = Some(FromInit::Started { pid, landlock }),
-            other => {
-                send(channel, &other, &[])?;
-                return Ok(None);
-            }
-        }
-    }
-    match started {
-        Some(started) => send(channel, &started, &[]).map(|()| Some(pid)),
-        // It was killed on the way (out of memory, most likely): the engine knows more.
-        None => {
-            let message =
-                FromInit::NotStarted { step: "workload".into(), target: "ended early".into(), errno: libc::ECHILD };
-            send(channel, &message, &[]).map(|()| None)
-        }
-    }
+    // `Started` alone: the program runs. What comes after it is why it does not, and nothing at all is an end on the
+    // way (out of memory, most likely): the engine knows more.
+    let message = match hear(ours)?.pop() {
+        Some(FromInit::Started { landlock, .. }) => FromInit::Started { pid, landlock },
+        Some(other) => other,
+        None => FromInit::NotStarted { step: "workload".into(), target: "ended early".into(), errno: libc::ECHILD },
+    };
+    let runs = matches!(message, FromInit::Started { .. });
+    send(channel, &message, &[]).map(|()| runs.then_some(pid))
 }
 
 fn end_of(plan: &Plan, reaped: &Reaped) -> CommandEnd {

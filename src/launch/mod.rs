@@ -19,4 +19,4 @@ mod workload;
 pub use assets::Assets;
 pub use build::{Building, build};
 pub use error::{LaunchError, Step};
-pub use readback::{EngineView, Report, verify};
+pub use readback::{EngineView, Report, capability, verify};

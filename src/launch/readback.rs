@@ -1,8 +1,5 @@
 //! What a sandbox's pid 1 really is, asked of the kernel at the end of its set-up, and what that must be.
 
-use std::os::unix::fs::MetadataExt;
-
-use caps::CapSet;
 use nix::sys::prctl;
 use nix::unistd;
 use serde::{Deserialize, Serialize};
@@ -73,8 +70,11 @@ impl EngineView {
     }
 }
 
+/// From the link's text, such as `net:[4026531840]`: to follow it would make an inode for it.
 fn inode(namespace: Namespace) -> std::io::Result<u64> {
-    Ok(std::fs::metadata(format!("/proc/self/ns/{}", namespace.proc_name()))?.ino())
+    let link = std::fs::read_link(format!("/proc/self/ns/{}", namespace.proc_name()))?;
+    let number = link.to_str().and_then(|text| text.split_once(":[")?.1.strip_suffix(']')?.parse().ok());
+    number.ok_or_else(|| std::io::Error::other(format!("{} is no namespace", link.display())))
 }
 
 /// The part of a report that later steps make unreadable: /proc/self/ns needs a dumpable process.
@@ -86,23 +86,30 @@ pub(super) fn read_namespaces(plan: &Plan) -> Result<Vec<u64>, LaunchError> {
 pub(super) fn read(namespaces: Vec<u64>, loopback_up: Option<bool>) -> Result<Report, LaunchError> {
     let uids = unistd::getresuid().step("read back", "uids")?;
     let gids = unistd::getresgid().step("read back", "gids")?;
-    let set = |set| caps::read(None, set).map_err(std::io::Error::other).step("read back", "capabilities");
+    let sets = cred::capability_sets().step("read back", "capabilities")?;
+    let bits = |set: u64| (0..u64::BITS).filter(move |bit| set & 1 << bit != 0);
     Ok(Report {
         namespaces,
         uids: [uids.real, uids.effective, uids.saved].map(|u| u.as_raw()),
         gids: [gids.real, gids.effective, gids.saved].map(|g| g.as_raw()),
-        groups: unistd::getgroups().step("read back", "groups")?.len() as u32,
-        effective: set(CapSet::Effective)?.into_iter().map(|c| c.to_string()).collect(),
-        permitted: set(CapSet::Permitted)?.len() as u32,
-        inheritable: set(CapSet::Inheritable)?.len() as u32,
-        ambient: set(CapSet::Ambient)?.len() as u32,
-        bounding: cred::bounding_set().step("read back", "bounding set")?,
+        groups: cred::group_count().step("read back", "groups")?,
+        effective: bits(sets.effective).map(capability).collect(),
+        permitted: sets.permitted.count_ones(),
+        inheritable: sets.inheritable.count_ones(),
+        ambient: sets.ambient.count_ones(),
+        bounding: bits(sets.bounding).collect(),
         no_new_privs: prctl::get_no_new_privs().step("read back", "no_new_privs")?,
         securebits: cred::securebits().step("read back", "securebits")?,
         dumpable: prctl::get_dumpable().step("read back", "dumpable")?,
         seccomp_mode: cred::seccomp_mode().step("read back", "seccomp")?,
         loopback_up,
     })
+}
+
+/// The name of a capability, where it has one here.
+pub fn capability(number: u32) -> String {
+    let known = caps::all().into_iter().find(|c| u32::from(c.index()) == number);
+    known.map_or(format!("CAP_{number}"), |c| c.to_string())
 }
 
 /// Compares `report` with what `plan` says must be. Run twice: by pid 1 before it says Ready, and by the engine on what

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use super::channel::{FromInit, send};
+use super::channel::{FromInit, tell};
 use super::error::{LaunchError, Step};
 use super::fault::{Fence, dropped};
 use super::landlock;
@@ -24,24 +24,31 @@ pub(super) struct Command {
     pub fds: Vec<OwnedFd>,
 }
 
+/// Of the file that could not be run: a path that is longer is none. A message of four bytes a character fits into a
+/// pipe of the smallest size beside `Started`.
+const TARGET_CHARS_MAX: usize = 900;
+
 /// Becomes the command, or reports on `report` which step failed.
 ///
-/// `report` is one end of a packet socket pair, close-on-exec: first `Started`, just before exec, then either nothing
-/// (its end of file means that exec succeeded) or `NotStarted`.
-pub(super) fn run(plan: &Plan, command: Command, report: OwnedFd) -> Infallible {
+/// `report` is the writing end of a pipe, close-on-exec: first `Started`, just before exec, then either nothing (its end
+/// of file means that exec succeeded) or `NotStarted`.
+///
+/// Until exec it may share pid 1's memory: it takes nothing from what it is given, and drops nothing of it.
+pub(super) fn run(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Infallible {
     // Above the numbers that the command's descriptors will take.
     let least = command.fds.len() as RawFd + 64;
-    let report = match fd::duplicate_above(report.as_fd(), least) {
+    let report = match fd::duplicate_above(report, least) {
         Ok(report) => report,
         Err(_) => crate::sys::process::exit_now(71),
     };
-    let failed = match prepare(plan, &command, report.as_fd()) {
+    let failed = match prepare(plan, command, report.as_fd()) {
         Ok(never) => match never {},
         Err(e) => e,
     };
-    let message = FromInit::NotStarted { errno: failed.errno(), step: failed.step.to_owned(), target: failed.target };
+    let target = failed.target.chars().take(TARGET_CHARS_MAX).collect();
+    let message = FromInit::NotStarted { errno: failed.errno(), step: failed.step.to_owned(), target };
     // Nobody is left to tell if this fails; pid 1 then sees an end without a reason and says so.
-    let _ = send(report.as_fd(), &message, &[]);
+    let _ = tell(report.as_fd(), &message);
     crate::sys::process::exit_now(127)
 }
 
@@ -63,7 +70,7 @@ fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<Inf
         Some(rules) if !dropped(Fence::Landlock) => Some(landlock::restrict(rules)?),
         _ => None,
     };
-    send(report, &FromInit::Started { pid: 0, landlock }, &[]).step("report", "")?;
+    tell(report, &FromInit::Started { pid: 0, landlock }).step("report", "")?;
     // Last: it refuses what the two steps before needed. From here on only exec is called.
     if !dropped(Fence::WorkloadFilter) {
         crate::sys::seccomp::install(seccomp::workload().program).step("workload filter", "")?;

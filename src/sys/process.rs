@@ -64,6 +64,73 @@ pub fn fork(body: impl FnOnce() -> Infallible) -> io::Result<i32> {
     Ok(pid as i32)
 }
 
+/// Starts `body` in a child that is to become another program. Returns once it has, or has ended.
+///
+/// The child runs on a stack of its own in this process's memory, which is neither copied nor mapped anew, while this
+/// process waits (CLONE_VM and CLONE_VFORK, as posix_spawn does it); descriptors and signal actions are its own. A
+/// kernel that does not do that across time namespaces (before 6.3) gives it a copy, as fork.
+///
+/// The caller must be single-threaded. What `body` changes in memory stays changed, so it must give up nothing that the
+/// caller still owns: it gets references only.
+pub fn start(body: impl Fn() -> Infallible) -> io::Result<i32> {
+    extern "C" fn enter<F: Fn() -> Infallible>(body: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `body` is the address of an F that lives on the waiting parent's stack until this process has its own
+        // memory; it is only read.
+        let body = unsafe { &*body.cast::<F>() };
+        run_child(body)
+    }
+    fn address_of<F: Fn() -> Infallible>(body: &F) -> (extern "C" fn(*mut libc::c_void) -> libc::c_int, *const F) {
+        (enter::<F>, body)
+    }
+    let (entry, argument) = address_of(&body);
+    let stack = Stack::map()?;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is mapped writable, used by nobody else, grows down from its top and stays mapped until the
+    // call returns, when the child has left this memory. This process is single-threaded and stopped meanwhile, so the
+    // child is the only one to run in it.
+    match check(unsafe { libc::clone(entry, stack.top(), flags, argument.cast_mut().cast()) }.into()) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => fork(body),
+        result => result.map(|pid| pid as i32),
+    }
+}
+
+/// Memory for a child's calls, with a page below that no overflow gets past.
+struct Stack {
+    start: *mut libc::c_void,
+}
+
+impl Stack {
+    /// As a main thread's soft limit would be far more than a launch needs; only what is touched is real.
+    const BYTES: usize = 1 << 20;
+    const GUARD: usize = 4096;
+
+    fn map() -> io::Result<Self> {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice; then its lowest page is made unusable.
+        unsafe {
+            let start = libc::mmap(std::ptr::null_mut(), Self::BYTES, access, flags | libc::MAP_STACK, -1, 0);
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let stack = Self { start };
+            check(libc::mprotect(start, Self::GUARD, libc::PROT_NONE).into())?;
+            Ok(stack)
+        }
+    }
+
+    fn top(&self) -> *mut libc::c_void {
+        // SAFETY: one past the end of the mapping, whose size is a multiple of 16.
+        unsafe { self.start.byte_add(Self::BYTES) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and nothing points into it any more.
+        unsafe { libc::munmap(self.start, Self::BYTES) };
+    }
+}
+
 /// Status of a child that panicked: nothing of the parent's frames may run a second time.
 const PANICKED: i32 = 70;
 
@@ -99,6 +166,30 @@ pub fn kill_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     match check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, null, 0u32) }) {
         Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e),
         _ => Ok(()),
+    }
+}
+
+/// Sends SIGKILL to every process that this one may kill but itself: for the first process of a pid namespace, all others
+/// in it. One that is being forked meanwhile is not born (kill(2), copy_process in the kernel).
+pub fn kill_all_others() -> io::Result<()> {
+    // SAFETY: takes two integers.
+    match check(unsafe { libc::kill(-1, libc::SIGKILL) }.into()) {
+        // There is none.
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// Waits until no child is left. Orphans are children of their pid namespace's first process.
+pub fn reap_all() -> io::Result<()> {
+    loop {
+        // SAFETY: null pointers are documented as "do not tell".
+        match check(unsafe { libc::wait4(-1, std::ptr::null_mut(), libc::__WALL, std::ptr::null_mut()) }.into()) {
+            Ok(_) => {}
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 

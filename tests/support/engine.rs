@@ -40,6 +40,11 @@ impl Engine {
         Self::start_by(command, tempfile::tempdir().unwrap(), "", &[])
     }
 
+    /// Another build of the engine.
+    pub fn start_program(program: &Path) -> Self {
+        Self::start_by(Command::new(program), tempfile::tempdir().unwrap(), "", &[])
+    }
+
     fn start_by(mut command: Command, dir: tempfile::TempDir, config: &str, extra: &[&str]) -> Self {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, config).unwrap();
