@@ -40,14 +40,15 @@ pub struct Service {
 
 impl Service {
     pub fn new(config: Arc<Config>, monitor: Arc<Monitor>) -> Self {
+        let metrics = Metrics::new();
         Self {
-            admission: Arc::new(Admission::new(config.http.queue_max)),
+            admission: Arc::new(Admission::new(&config, metrics.admission())),
             config: RwLock::new(config),
             monitor,
             registry: Registry::built_in(),
             live: Arc::default(),
             replies: Arc::default(),
-            metrics: Metrics::new(),
+            metrics,
         }
     }
 
@@ -57,7 +58,8 @@ impl Service {
 
     /// What [`Metrics`] does not count itself.
     pub fn now(&self) -> Now {
-        Now { live: self.live.len(), waiting: self.admission.waiting(), engine_connected: self.monitor.is_connected() }
+        let (waiting, waiting_principals) = self.admission.waiting();
+        Now { live: self.live.len(), waiting, waiting_principals, engine_connected: self.monitor.is_connected() }
     }
 
     pub fn registry(&self) -> &Registry {
