@@ -17,7 +17,8 @@ use super::{envelope, json, reply, router};
 use crate::config::Http;
 use crate::spec::ExecutionId;
 use crate::tools::Violation;
-use crate::tools::call::{CallError, Once};
+use crate::tools::aside::aside;
+use crate::tools::call::{Call, CallError, Once};
 use crate::tools::execute::fingerprint;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -30,7 +31,16 @@ pub(super) async fn execute(
     json_only(request.headers())?;
     let key = idempotency_key(request.headers())?;
     let (body, _held) = read(request.into_body(), state.service.config().http).await?;
-    let call = envelope::call(json::parse(&body).map_err(Problem::malformed_json)?)?;
+    let (call, print) = aside(body.len(), {
+        let (body, keyed) = (body.clone(), key.is_some());
+        move || {
+            let call = decode(&body)?;
+            let keyed = keyed || call.context.execution_id.is_some();
+            Ok::<_, Problem>((call, keyed.then(|| fingerprint(&body))))
+        }
+    })
+    .await
+    .ok_or_else(cut_short)??;
     let key = match (key, &call.context.execution_id) {
         (Some(key), Some(id)) if key != *id => {
             let fault = Violation::new("/context/execution_id", "is not the Idempotency-Key of the same request");
@@ -38,11 +48,20 @@ pub(super) async fn execute(
         }
         (key, id) => key.or_else(|| id.clone()),
     };
-    let once = key.map(|key| Once { key: key.as_str().to_owned(), fingerprint: fingerprint(&body) });
+    let once = key.zip(print).map(|(key, fingerprint)| Once { key: key.as_str().to_owned(), fingerprint });
     // A run may take minutes; the text it came from is not needed for it.
     drop((body, _held));
     let execution = state.service.execute(&principal, call, once).await?;
-    Ok(json_response(reply::body(&execution)))
+    let bytes = aside(execution.held_bytes(), move || reply::body(&execution)).await.ok_or_else(cut_short)?;
+    Ok(json_response(bytes))
+}
+
+fn decode(body: &[u8]) -> Result<Call, Problem> {
+    envelope::call(json::parse(body).map_err(Problem::malformed_json)?)
+}
+
+fn cut_short() -> Problem {
+    CallError::Internal("work on a large text was not finished".into()).into()
 }
 
 /// `bytes` of JSON as a 200.

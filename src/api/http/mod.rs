@@ -7,6 +7,7 @@ mod executions;
 mod health;
 mod json;
 mod layer;
+mod peers;
 mod problem;
 mod reply;
 mod router;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::Backlog;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -105,7 +107,8 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let (stop, stopping) = watch::channel(false);
     let state =
         router::State { service: Arc::clone(&service), identity: Arc::clone(&identity), stopping: stopping.clone() };
-    let front = server::Front::new(router::router(state), config.http, stopping);
+    let connections = service.metrics().connections();
+    let front = server::Front::new(router::router(state), config.http, connections, stopping);
     let mut accepting = tokio::task::JoinSet::new();
     if let Some(unix) = unix {
         unix.set_nonblocking(true).map_err(FrontError::Listener)?;
@@ -116,6 +119,8 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let budget = front.budget();
     for tcp in tcp {
         tcp.set_nonblocking(true).map_err(FrontError::Listener)?;
+        // The standard library asks for 128 waiting ones; SYNs beyond that are dropped and come again after a second.
+        nix::sys::socket::listen(&tcp, Backlog::MAXCONN).map_err(|e| FrontError::Listener(e.into()))?;
         let listener = tokio::net::TcpListener::from_std(tcp).map_err(FrontError::Listener)?;
         accepting.spawn(front.clone().accept(server::Listener::Tcp(listener), Arc::clone(&budget)));
     }
