@@ -127,12 +127,7 @@ fn builder(http: Http, half_close: bool) -> Arc<auto::Builder<TokioExecutor>> {
 }
 
 impl Front {
-    pub(super) fn new(
-        router: Router,
-        http: Http,
-        metrics: ConnectionMetrics,
-        stopping: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(router: Router, http: Http, metrics: ConnectionMetrics, stopping: watch::Receiver<bool>) -> Self {
         let (plain, half_close) = (builder(http, false), builder(http, true));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         Self { router, http, metrics, stopping, plain, half_close, refusals }
