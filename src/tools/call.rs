@@ -16,6 +16,13 @@ pub struct Call {
     pub context: Context,
 }
 
+impl Call {
+    /// About how much text there is to be checked.
+    pub fn text_bytes(&self) -> usize {
+        self.parameters.values().map(|value| value.as_str().map_or(0, str::len)).sum()
+    }
+}
+
 /// Everything beside tool and parameters; the default is an empty `context`.
 #[derive(Debug, Clone, Default)]
 pub struct Context {

@@ -91,8 +91,16 @@ impl Service {
         once: Option<Once>,
     ) -> Result<Reply, CallError> {
         let arrived = Instant::now();
-        let (plan, context, tool) = plan::plan(call, principal, &self.registry, &self.config())?;
-        let tool = tool.spec().name;
+        // A schema's patterns and lengths go over every character.
+        let (plan, context, tool) = aside(call.text_bytes(), {
+            let (service, principal) = (Arc::clone(self), principal.clone());
+            move || {
+                let planned = plan::plan(call, &principal, &service.registry, &service.config());
+                planned.map(|(plan, context, tool)| (plan, context, tool.spec().name))
+            }
+        })
+        .await
+        .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;
         let reserved = match once {
             None => None,
             Some(once) => loop {

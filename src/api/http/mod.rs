@@ -88,7 +88,7 @@ pub enum FrontError {
 /// One thread does everything: a call is mostly waiting, bytes are moved once, and what a second thread would gain on two
 /// cores is what the sandboxes would lose.
 pub fn run(options: FrontOptions) -> Result<(), FrontError> {
-    raise_descriptor_limit();
+    raise_descriptor_limit(&options.config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(FrontError::Runtime)?;
     let result = runtime.block_on(serve(options));
     runtime.shutdown_timeout(RUNTIME_END_MAX);
@@ -213,12 +213,29 @@ impl Reloader {
 }
 
 /// Every connection and every running command takes descriptors; the hard limit is the operator's word on them.
-fn raise_descriptor_limit() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+fn raise_descriptor_limit(config: &Config) {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(hard) if hard < descriptors_needed(config) => {
+            let needed = descriptors_needed(config);
+            tracing::warn!(
+                hard,
+                needed,
+                "the limit of open files is below what all connections and sandboxes may take"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
+}
+
+/// Two for each connection (see `server`'s twins), nine for a call while its command is started (four pipes, its code); calls
+/// that wait hold none beside their connection's.
+fn descriptors_needed(config: &Config) -> u64 {
+    let kinds = if config.listen.tcp.is_empty() { 1 } else { 2 };
+    let connections = 2 * kinds * config.http.connections_max as u64;
+    64 + connections + 9 * u64::from(config.capacity.sandboxes)
 }
 
 /// Runs the decoders that meet what a caller (or a guest) sends, for the fuzzer; nothing is started.
