@@ -1,5 +1,6 @@
 //! HTTP/1.1 and HTTP/2 over a Unix socket and, when configured, TCP.
 
+mod bodies;
 mod capabilities;
 mod envelope;
 mod execute;
@@ -105,8 +106,12 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor)));
     let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
-    let state =
-        router::State { service: Arc::clone(&service), identity: Arc::clone(&identity), stopping: stopping.clone() };
+    let state = router::State {
+        service: Arc::clone(&service),
+        identity: Arc::clone(&identity),
+        bodies: Arc::default(),
+        stopping: stopping.clone(),
+    };
     let connections = service.metrics().connections();
     let front = server::Front::new(router::router(state), config.http, connections, stopping);
     let mut accepting = tokio::task::JoinSet::new();
