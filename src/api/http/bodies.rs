@@ -86,6 +86,7 @@ mod tests {
         assert!(!again.more(1), "a second body of the same principal is the same principal's");
         assert!(bodies.hold("c").more(1 << 20));
         drop((a, b, again));
-        assert_eq!((bodies.lock().held, bodies.lock().by_principal.len()), (0, 0));
+        let state = bodies.lock();
+        assert_eq!((state.held, state.by_principal.len()), (0, 0));
     }
 }

@@ -216,7 +216,8 @@ mod tests {
         held.pop();
         assert!(peers.enter(tcp("10.0.0.1")).is_ok());
         drop(held);
-        assert_eq!((peers.lock().open, peers.lock().by_peer.len()), (0, 0));
+        let table = peers.lock();
+        assert_eq!((table.open, table.by_peer.len()), (0, 0));
     }
 
     #[tokio::test]
@@ -235,6 +236,7 @@ mod tests {
         assert!(peers.enter(tcp("10.0.0.4")).is_ok());
         assert_eq!(peers.lock().open, 3, "the one that came and left took one's place");
         drop((many, first, second));
-        assert_eq!((peers.lock().open, peers.lock().by_peer.len()), (0, 0));
+        let table = peers.lock();
+        assert_eq!((table.open, table.by_peer.len()), (0, 0));
     }
 }
