@@ -43,7 +43,7 @@ fn call(to: SocketAddr, key: &str, body: &Value) -> Reply {
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -180,7 +180,7 @@ fn two_hundred_at_once_all_get_their_own_answer() {
             });
         }
     });
-    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
     wait_for("nothing is left", || monitor.live() == 0 && metric(&front, "sandkeep_executions_live") == 0);
 }
 
