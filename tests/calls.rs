@@ -177,14 +177,16 @@ fn a_caller_that_leaves_ends_its_run_and_delete_ends_anyones() {
 
 #[test]
 fn the_queue_is_bounded_and_waiting_counts_as_time() {
-    let (front, _monitor) = start("[http]\nqueue_max = 1\n", 1);
-    let first = in_background(&front, |socket| execute_at(socket, &bash("sleep 1.5; echo first")));
+    let (front, _monitor) = start("[http]\nqueue_max = 1\nqueue_wait_max_ms = 900\n", 1);
+    let first = in_background(&front, |socket| execute_at(socket, &bash("sleep 0.7; echo first")));
     wait_for("it runs", || front.get("/api/v1/executions").body.contains("running"));
     let second = in_background(&front, |socket| execute_at(socket, &bash("echo second")));
     wait_for("it waits", || front.get("/api/v1/executions").body.contains("queued"));
+    let began = Instant::now();
     let third = front.execute(bash("echo third"));
-    assert_eq!(third.problem(), (503, "at_capacity".into()));
-    assert!(third.header("retry-after").is_some());
+    assert_eq!(third.problem(), (429, "rate_limited".into()));
+    assert!(third.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert!(began.elapsed() < Duration::from_millis(500), "at once: {:?}", began.elapsed());
     assert_eq!(first.join().unwrap().json()["result"]["stdout"], "first\n");
     assert_eq!(second.join().unwrap().json()["result"]["stdout"], "second\n");
     let first = in_background(&front, |socket| execute_at(socket, &bash("sleep 1.5")));
@@ -194,7 +196,54 @@ fn the_queue_is_bounded_and_waiting_counts_as_time() {
     let began = Instant::now();
     assert_eq!(front.execute(late).problem(), (503, "at_capacity".into()));
     assert!(began.elapsed() < Duration::from_secs(1));
+    let patient = front.execute(bash("true"));
+    assert_eq!(patient.problem(), (503, "at_capacity".into()), "nobody waits longer than the operator allows");
+    assert!(began.elapsed() < Duration::from_millis(1400), "{:?}", began.elapsed());
     first.join().unwrap();
+    let metrics = front.get("/metrics").body;
+    for line in [
+        "sandkeep_admission_refused_total{reason=\"own_queue\"} 1",
+        "sandkeep_admission_refused_total{reason=\"waited\"} 2",
+        "sandkeep_admitted_total{how=\"waited\"} 1",
+        "sandkeep_admitted_total{how=\"at_once\"} 2",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    }
+}
+
+/// As `nc -N` does: a caller that has said all shuts down its sending half, and is not gone.
+#[test]
+fn a_caller_that_has_said_all_still_gets_its_reply() {
+    let (front, monitor) = start("", 8);
+    let ask = |command: &str| {
+        let mut stream = front.connect();
+        let body = bash(command).to_string();
+        write!(stream, "{}\r\n{body}", post(body.len())).unwrap();
+        stream
+    };
+    let stream = ask("sleep 0.5; echo done");
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(support::read_reply(stream).json()["result"]["stdout"], "done\n");
+    // It does go away in the end, before or after it has shut down its half.
+    for half in [true, false] {
+        let stream = ask("sleep 30");
+        if half {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        wait_for("it runs", || front.get("/api/v1/executions").body.contains("running"));
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(monitor.live(), 1, "half a connection is one");
+        let began = Instant::now();
+        drop(stream);
+        wait_for("its sandbox is gone", || monitor.live() == 0);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        wait_for("and it is listed no more", || front.get("/api/v1/executions").json()["total"] == 0);
+    }
+    // Half a request is none, however it ends.
+    let mut stream = front.connect();
+    write!(stream, "{}\r\n{{", post(100)).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(support::read_reply(stream).problem(), (400, "malformed_request".into()));
 }
 
 #[test]

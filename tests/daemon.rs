@@ -187,12 +187,12 @@ fn neither_memory_nor_anything_else_grows_with_calls() {
 }
 
 #[test]
-fn a_hundred_at_once_all_end_well() {
+fn two_hundred_at_once_all_end_well() {
     let daemon = Daemon::start(AT_REST, &[]);
     daemon.bash("true", 5.0);
     let before = settled(&daemon);
     std::thread::scope(|scope| {
-        for n in 0..100 {
+        for n in 0..200 {
             let daemon = &daemon;
             scope.spawn(move || {
                 let reply = daemon.bash(&format!("echo {n}"), 30.0);
@@ -300,6 +300,45 @@ fn another_user_of_the_host_is_refused() {
     let refused = String::from_utf8_lossy(&ask(&daemon.socket()).stdout).into_owned();
     assert!(refused.ends_with(" 403") && refused.contains("\"forbidden\""), "{refused}");
     assert_eq!(daemon.request("GET", "/api/v1/tools", None).status, 200);
+}
+
+/// By uid, on the Unix socket: thirty calls of 0.3 s over two places take four and a half seconds.
+#[test]
+fn a_user_that_floods_delays_no_other_user() {
+    use std::os::unix::fs::PermissionsExt;
+    let rule = "[[principals]]\nname = 'other'\nuids = [65534]\n";
+    let daemon = Daemon::start(&format!("[capacity]\nsandboxes = 2\n{rule}"), &[]);
+    std::fs::set_permissions(daemon.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(daemon.socket(), PermissionsExt::from_mode(0o666)).unwrap();
+    let body = r#"{"tool_name":"bash","parameters":{"command":"true"}}"#;
+    let as_other = || {
+        let began = Instant::now();
+        let reply = std::process::Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "curl", "-sS", "-w", " %{http_code}"])
+            .args(["-H", "Content-Type: application/json", "-d", body, "--unix-socket"])
+            .arg(daemon.socket())
+            .arg("http://localhost/api/v1/tools/execute")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&reply.stdout).into_owned();
+        assert!(text.ends_with(" 200"), "{text}");
+        began.elapsed()
+    };
+    as_other();
+    std::thread::scope(|scope| {
+        let flood: Vec<_> = (0..30).map(|_| scope.spawn(|| daemon.bash("sleep 0.3", 10.0))).collect();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while daemon.request("GET", "/api/v1/executions", None).body["total"].as_u64() < Some(25) {
+            assert!(Instant::now() < deadline, "the flood does not wait");
+        }
+        let took = as_other();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        // Control: the flooder's own next call has the flood before it.
+        let began = Instant::now();
+        daemon.bash("true", 5.0);
+        assert!(began.elapsed() > took, "{:?} after {took:?}", began.elapsed());
+        flood.into_iter().for_each(|call| drop(call.join().unwrap()));
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -186,13 +186,74 @@ fn slow_callers_are_let_go_and_others_served() {
 }
 
 #[test]
-fn connections_beyond_the_cap_wait_and_tcp_takes_nothing_from_the_socket() {
+fn connections_beyond_the_cap_are_refused_in_words_and_tcp_takes_nothing_from_the_socket() {
     let front =
         Front::start("[http]\nconnections_max = 2\nheader_timeout_ms = 2000\n[listen]\ntcp_anonymous = 'loopback'\n");
     let held: Vec<_> = (0..6).map(|_| TcpStream::connect(front.tcp).unwrap()).collect();
     assert_eq!(front.get("/healthz").status, 200);
+    let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
+    let began = Instant::now();
+    let refused = front.raw_tcp(get, b"");
+    assert_eq!(refused.problem(), (503, "at_capacity".into()));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(began.elapsed() < Duration::from_secs(1), "at once: {:?}", began.elapsed());
     drop(held);
-    assert_eq!(front.raw_tcp("GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"").status, 200);
+    wait_for("places come free", || front.raw_tcp(get, b"").status == 200);
+}
+
+/// One address may hold its share of the connections; another has a place in any case.
+#[test]
+fn a_peer_that_holds_connections_keeps_nobody_out() {
+    let settings = |per_peer: usize| {
+        format!(
+            "[http]\nconnections_max = 6\nconnections_per_peer_max = {per_peer}\nheader_timeout_ms = 60000\n\
+             [listen]\ntcp_anonymous = 'loopback'\n"
+        )
+    };
+    let from = |front: &Front, address: [u8; 4]| {
+        let mut stream = connect_from(address, front.tcp);
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        read_reply(stream)
+    };
+    let (crowd, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
+    let front = Front::start(&settings(4));
+    let held: Vec<_> = (0..4).map(|_| connect_from(crowd, front.tcp)).collect();
+    wait_for("its places are taken", || from(&front, crowd).status == 429);
+    assert_eq!(from(&front, crowd).problem(), (429, "rate_limited".into()));
+    assert_eq!(from(&front, other).status, 200);
+    drop(held);
+    // Without a bound of its own it may have all; an idle one of them makes room for somebody else, not for another of its.
+    let front = Front::start(&settings(6));
+    let mut held: Vec<_> = (0..6).map(|_| connect_from(crowd, front.tcp)).collect();
+    wait_for("all places are taken", || from(&front, crowd).status == 429);
+    assert_eq!(from(&front, other).status, 200);
+    let mut byte = [0];
+    assert_eq!(held[0].read(&mut byte).unwrap(), 0, "the one that was idle for longest is closed");
+    held[5].write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    assert_eq!(read_reply(held.pop().unwrap()).status, 200, "the others go on");
+    let metrics = front.get("/metrics").body;
+    assert!(metrics.contains("sandkeep_connections_evicted_total 1"), "{metrics}");
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A connection to `to` from another address of this host.
+fn connect_from(address: [u8; 4], to: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((address, 0))).unwrap();
+        socket.connect(to).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
 }
 
 #[test]

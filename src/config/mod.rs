@@ -56,9 +56,16 @@ pub struct Http {
     pub body_bytes_max: usize,
     pub header_timeout_ms: u64,
     pub body_timeout_ms: u64,
+    /// On the Unix socket, and the same once more on TCP.
     pub connections_max: usize,
-    /// Calls that may wait for room; one more is refused.
+    /// Of one uid, one IPv4 address, or one IPv6 network of 64 bits.
+    pub connections_per_peer_max: usize,
+    /// Calls of one principal that may wait for room; one more is refused.
     pub queue_max: usize,
+    /// The same of all principals together.
+    pub queue_total_max: usize,
+    /// A call waits no longer than this for room, whatever time it has.
+    pub queue_wait_max_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +101,8 @@ pub struct Capacity {
     pub pids: u32,
     /// `None`: every core.
     pub cpu_centipercent: Option<u32>,
+    /// Of sandboxes and memory, what one principal may hold; its first sandbox may be larger.
+    pub principal_percent: u32,
 }
 
 /// Sandboxes that are built before there is a call for them.
@@ -251,6 +260,9 @@ mod tests {
             ("[leases]\nfirst_uid = 0", "leases.first_uid"),
             ("[leases]\nfirst_uid = 4294967290", "leases.first_uid"),
             ("[http]\nqueue_max = 0", "http.queue_max"),
+            ("[http]\nqueue_wait_max_ms = 0", "http.queue_wait_max_ms"),
+            ("[http]\nconnections_per_peer_max = 0", "http.connections_per_peer_max"),
+            ("[capacity]\nprincipal_percent = 101", "capacity.principal_percent"),
             ("[runtimes]\ndirectories = ['opt']", "runtimes.directories"),
             ("[runtimes]\ndirectories = ['/']", "runtimes.directories"),
             ("[runtimes]\ndirectories = ['/opt/a:b']", "runtimes.directories"),

@@ -47,7 +47,10 @@ struct RawHttp {
     header_timeout_ms: u64,
     body_timeout_ms: u64,
     connections_max: usize,
+    connections_per_peer_max: usize,
     queue_max: usize,
+    queue_total_max: usize,
+    queue_wait_max_ms: u64,
 }
 
 impl Default for RawHttp {
@@ -57,7 +60,10 @@ impl Default for RawHttp {
             header_timeout_ms: 10_000,
             body_timeout_ms: 30_000,
             connections_max: 1024,
+            connections_per_peer_max: 512,
             queue_max: 512,
+            queue_total_max: 4096,
+            queue_wait_max_ms: 60_000,
         }
     }
 }
@@ -101,11 +107,12 @@ struct RawCapacity {
     memory_mb: Option<u64>,
     processes: u32,
     cpu_percent: Option<f64>,
+    principal_percent: u32,
 }
 
 impl Default for RawCapacity {
     fn default() -> Self {
-        Self { sandboxes: 1024, memory_mb: None, processes: 16_384, cpu_percent: None }
+        Self { sandboxes: 1024, memory_mb: None, processes: 16_384, cpu_percent: None, principal_percent: 100 }
     }
 }
 
@@ -277,7 +284,15 @@ impl RawHttp {
             header_timeout_ms: within("http.header_timeout_ms", self.header_timeout_ms, 100, 600_000)?,
             body_timeout_ms: within("http.body_timeout_ms", self.body_timeout_ms, 100, 3_600_000)?,
             connections_max: within("http.connections_max", self.connections_max as u64, 1, 1 << 20)? as usize,
+            connections_per_peer_max: within(
+                "http.connections_per_peer_max",
+                self.connections_per_peer_max as u64,
+                1,
+                1 << 20,
+            )? as usize,
             queue_max: within("http.queue_max", self.queue_max as u64, 1, 1 << 20)? as usize,
+            queue_total_max: within("http.queue_total_max", self.queue_total_max as u64, 1, 1 << 20)? as usize,
+            queue_wait_max_ms: within("http.queue_wait_max_ms", self.queue_wait_max_ms, 1, 300_000)?,
         })
     }
 }
@@ -306,6 +321,7 @@ impl RawCapacity {
                 .transpose()?,
             pids: within("capacity.processes", self.processes.into(), 64, 1 << 22)? as u32,
             cpu_centipercent: self.cpu_percent.map(|p| centipercent("capacity.cpu_percent", p)).transpose()?,
+            principal_percent: within("capacity.principal_percent", self.principal_percent.into(), 1, 100)? as u32,
         })
     }
 }

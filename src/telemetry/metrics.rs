@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::admission::{AdmissionMetrics, ConnectionMetrics};
+
 /// Content-Type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -42,6 +44,8 @@ struct Code {
 pub struct Now {
     pub live: usize,
     pub waiting: usize,
+    /// Principals with a call that waits.
+    pub waiting_principals: usize,
     pub engine_connected: bool,
 }
 
@@ -55,7 +59,10 @@ pub struct Metrics {
     cpu_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
     live: Gauge,
     waiting: Gauge,
+    waiting_principals: Gauge,
     engine: Gauge,
+    admission: AdmissionMetrics,
+    connections: ConnectionMetrics,
 }
 
 impl Metrics {
@@ -71,7 +78,10 @@ impl Metrics {
             cpu_seconds: Counter::default(),
             live: Gauge::default(),
             waiting: Gauge::default(),
+            waiting_principals: Gauge::default(),
             engine: Gauge::default(),
+            admission: AdmissionMetrics::default(),
+            connections: ConnectionMetrics::default(),
             registry: Registry::default(),
         };
         registry.register("build", "Version of the front", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -92,6 +102,10 @@ impl Metrics {
         );
         registry.register("executions_live", "Calls under way, waiting ones included", metrics.live.clone());
         registry.register("executions_waiting", "Calls that wait for room", metrics.waiting.clone());
+        let help = "Principals with a call that waits for room";
+        registry.register("principals_waiting", help, metrics.waiting_principals.clone());
+        metrics.admission.register(&mut registry);
+        metrics.connections.register(&mut registry);
         registry.register("engine_connected", "1 while the engine can be asked", metrics.engine.clone());
         Self { registry, ..metrics }
     }
@@ -111,9 +125,20 @@ impl Metrics {
         self.refused.get_or_create(&Code { code }).inc();
     }
 
+    /// For whoever admits calls.
+    pub fn admission(&self) -> AdmissionMetrics {
+        self.admission.clone()
+    }
+
+    /// For whoever accepts connections.
+    pub fn connections(&self) -> ConnectionMetrics {
+        self.connections.clone()
+    }
+
     pub fn encode(&self, now: Now) -> Result<String, fmt::Error> {
         self.live.set(now.live as i64);
         self.waiting.set(now.waiting as i64);
+        self.waiting_principals.set(now.waiting_principals as i64);
         self.engine.set(now.engine_connected.into());
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -130,6 +155,7 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::admission::{Crowded, Refused};
 
     #[test]
     fn what_happened_is_counted() {
@@ -138,7 +164,13 @@ mod tests {
         metrics.ran("bash", "strict", "exited", 0.01, 0.25);
         metrics.limit_hit("memory");
         metrics.refused("forbidden");
-        let text = metrics.encode(Now { live: 3, waiting: 1, engine_connected: true }).unwrap();
+        metrics.admission().admitted(None);
+        metrics.admission().admitted(Some(std::time::Duration::from_millis(3)));
+        metrics.admission().refused(Refused::OwnQueue);
+        metrics.connections().opened();
+        metrics.connections().refused(Crowded::Peer);
+        let now = Now { live: 3, waiting: 1, waiting_principals: 1, engine_connected: true };
+        let text = metrics.encode(now).unwrap();
         for line in [
             "sandkeep_executions_total{tool=\"bash\",level=\"strict\",outcome=\"exited\"} 2",
             "sandkeep_execution_seconds_count{tool=\"bash\"} 2",
@@ -147,6 +179,14 @@ mod tests {
             "sandkeep_sandbox_cpu_seconds_total 0.75",
             "sandkeep_executions_live 3",
             "sandkeep_executions_waiting 1",
+            "sandkeep_principals_waiting 1",
+            "sandkeep_admitted_total{how=\"at_once\"} 1",
+            "sandkeep_admitted_total{how=\"waited\"} 1",
+            "sandkeep_admission_wait_seconds_count 1",
+            "sandkeep_admission_refused_total{reason=\"own_queue\"} 1",
+            "sandkeep_connections_open 1",
+            "sandkeep_connections_refused_total{reason=\"peer\"} 1",
+            "sandkeep_connections_evicted_total 0",
             "sandkeep_engine_connected 1",
             "# EOF",
         ] {

@@ -1,5 +1,6 @@
 //! Structured logs on stderr: one line an event, fields as `key=value`; and what the service manager is told.
 
+pub mod admission;
 pub mod manager;
 pub mod metrics;
 

@@ -16,6 +16,13 @@ pub struct Call {
     pub context: Context,
 }
 
+impl Call {
+    /// About how much text there is to be checked.
+    pub fn text_bytes(&self) -> usize {
+        self.parameters.values().map(|value| value.as_str().map_or(0, str::len)).sum()
+    }
+}
+
 /// Everything beside tool and parameters; the default is an empty `context`.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
@@ -60,6 +67,9 @@ pub enum CallError {
     SetupFailed { step: String, target: String, reason: String },
     #[error("at capacity: {what}")]
     AtCapacity { what: String, retry_after: Option<Duration> },
+    /// This principal's own bound, not the daemon's.
+    #[error("too many calls: {what}")]
+    RateLimited { what: String, retry_after: Duration },
     #[error("the daemon is stopping")]
     Draining,
     #[error("the program {program} can not be run in the sandbox: {reason}")]
@@ -87,7 +97,7 @@ impl CallError {
     /// Whether the same call may well succeed a moment later.
     pub fn is_worth_retrying(&self) -> bool {
         match self {
-            CallError::EngineUnavailable(_) | CallError::SetupFailed { .. } => true,
+            CallError::EngineUnavailable(_) | CallError::SetupFailed { .. } | CallError::RateLimited { .. } => true,
             CallError::AtCapacity { retry_after, .. } => retry_after.is_some(),
             _ => false,
         }

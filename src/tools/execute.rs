@@ -3,12 +3,12 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admission::Admission;
+use super::aside::aside;
 use super::call::{Call, CallError, Context, Once};
 use super::finish::{Execution, Finished, Reply, ToolError};
 use super::live::{Entry, Listed, Live};
@@ -40,14 +40,15 @@ pub struct Service {
 
 impl Service {
     pub fn new(config: Arc<Config>, monitor: Arc<Monitor>) -> Self {
+        let metrics = Metrics::new();
         Self {
-            admission: Arc::new(Admission::new(config.http.queue_max)),
+            admission: Arc::new(Admission::new(&config, metrics.admission())),
             config: RwLock::new(config),
             monitor,
             registry: Registry::built_in(),
             live: Arc::default(),
             replies: Arc::default(),
-            metrics: Metrics::new(),
+            metrics,
         }
     }
 
@@ -57,7 +58,8 @@ impl Service {
 
     /// What [`Metrics`] does not count itself.
     pub fn now(&self) -> Now {
-        Now { live: self.live.len(), waiting: self.admission.waiting(), engine_connected: self.monitor.is_connected() }
+        let (waiting, waiting_principals) = self.admission.waiting();
+        Now { live: self.live.len(), waiting, waiting_principals, engine_connected: self.monitor.is_connected() }
     }
 
     pub fn registry(&self) -> &Registry {
@@ -96,8 +98,16 @@ impl Service {
         once: Option<Once>,
     ) -> Result<Reply, CallError> {
         let arrived = Instant::now();
-        let (plan, context, tool) = plan::plan(call, principal, &self.registry, &self.config())?;
-        let tool = tool.spec().name;
+        // A schema's patterns and lengths go over every character.
+        let (plan, context, tool) = aside(call.text_bytes(), {
+            let (service, principal) = (Arc::clone(self), principal.clone());
+            move || {
+                let planned = plan::plan(call, &principal, &service.registry, &service.config());
+                planned.map(|(plan, context, tool)| (plan, context, tool.spec().name))
+            }
+        })
+        .await
+        .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;
         let reserved = match once {
             None => None,
             Some(once) => loop {
@@ -127,7 +137,7 @@ impl Service {
             if let (Ok(reply), Some(reserved)) = (&result, reserved)
                 && !is_cut_off(reply)
             {
-                reserved.keep(Arc::clone(reply), REPLY_OVERHEAD_BYTES + held_bytes(reply));
+                reserved.keep(Arc::clone(reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
             }
             drop(listed);
             let _caller_gone = sender.send(result);
@@ -139,7 +149,7 @@ impl Service {
 
     /// Attempts until one runs, as often as the caller asked and the call's time allows.
     async fn run(
-        &self,
+        self: &Arc<Self>,
         listed: &Listed,
         plan: &Plan,
         context: Context,
@@ -174,33 +184,43 @@ impl Service {
             backoff = (backoff * 2).min(BACKOFF_MOST);
             attempts += 1;
         };
-        Ok(self.finish(listed, tool, context, ran, attempts, arrived))
+        self.finish(listed, tool, context, ran, attempts, arrived).await
     }
 
-    fn finish(
-        &self,
+    async fn finish(
+        self: &Arc<Self>,
         listed: &Listed,
         tool: &dyn super::Tool,
         context: Context,
         ran: Ran,
         attempts: u32,
         arrived: Instant,
-    ) -> Execution {
+    ) -> Result<Execution, CallError> {
         let Ran { sandbox, end, stdout, stderr, result } = ran;
-        let (stdout, stdout_facts) = stdout.into_text();
-        let (stderr, stderr_facts) = stderr.into_text();
         let (outcome, refused, mut limits_hit, usage) = match end {
             Ok(end) => (Some(end.outcome), None, end.limits_hit, end.usage),
             Err(refused) => (None, Some(refused), Vec::new(), Default::default()),
         };
+        let outcome = outcome.map(bounded);
+        let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
+        let shape = {
+            let (service, name, outcome) = (Arc::clone(self), tool.spec().name, outcome.clone());
+            move || {
+                let (stdout, stdout_facts) = stdout.into_text();
+                let (stderr, stderr_facts) = stderr.into_text();
+                let finished = Finished { outcome, refused, stdout, stderr, result };
+                Some((service.registry.get(name)?.shape(finished), stdout_facts, stderr_facts))
+            }
+        };
+        let (shaped, stdout_facts, stderr_facts) = aside(bytes, shape)
+            .await
+            .flatten()
+            .ok_or_else(|| CallError::Internal("the shaping of a result was not finished".into()))?;
         let truncated = u64::from(stdout_facts.truncated) + u64::from(stderr_facts.truncated);
         if truncated > 0 {
             limits_hit.push(LimitHit { kind: LimitKind::Output, count: truncated });
         }
-        let outcome = outcome.map(bounded);
-        let finished = Finished { outcome: outcome.clone(), refused, stdout, stderr, result };
-        let shaped = tool.shape(finished);
-        Execution {
+        Ok(Execution {
             id: listed.entry.id.clone(),
             tool: tool.spec().name,
             tool_version: tool.spec().version,
@@ -217,7 +237,7 @@ impl Service {
             stdout: stdout_facts,
             stderr: stderr_facts,
             sandbox,
-        }
+        })
     }
 
     fn count(&self, execution: &Execution) {
@@ -325,22 +345,4 @@ fn bounded(outcome: Outcome) -> Outcome {
 fn is_cut_off(reply: &Execution) -> bool {
     let outcome = reply.outcome.as_ref();
     matches!(outcome, Some(Outcome::Killed { by: KilledBy::Disconnect | KilledBy::Shutdown | KilledBy::FrontGone }))
-}
-
-/// Memory that a kept reply's values take, which for small numbers is many times their text.
-fn held_bytes(reply: &Execution) -> usize {
-    fn map(fields: &Map<String, Value>) -> usize {
-        // Name, hash and index beside the value.
-        fields.iter().map(|(name, v)| 48 + name.len() + value(v)).sum()
-    }
-    fn value(v: &Value) -> usize {
-        size_of::<Value>()
-            + match v {
-                Value::String(text) => text.len(),
-                Value::Array(items) => items.iter().map(value).sum(),
-                Value::Object(fields) => map(fields),
-                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-            }
-    }
-    value(&reply.result) + reply.metadata.as_ref().map_or(0, map)
 }

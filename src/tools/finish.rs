@@ -110,4 +110,24 @@ pub struct Execution {
     pub sandbox: SandboxFacts,
 }
 
+impl Execution {
+    /// Memory that the values of the reply take, which for small numbers is many times their text.
+    pub fn held_bytes(&self) -> usize {
+        fn map(fields: &Map<String, Value>) -> usize {
+            // Name, hash and index beside the value.
+            fields.iter().map(|(name, v)| 48 + name.len() + value(v)).sum()
+        }
+        fn value(v: &Value) -> usize {
+            size_of::<Value>()
+                + match v {
+                    Value::String(text) => text.len(),
+                    Value::Array(items) => items.iter().map(value).sum(),
+                    Value::Object(fields) => map(fields),
+                    Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+                }
+        }
+        value(&self.result) + self.metadata.as_ref().map_or(0, map)
+    }
+}
+
 pub(super) type Reply = Arc<Execution>;

@@ -4,9 +4,11 @@
 //! knows HTTP, and nothing here knows more of the engine than its verbs.
 
 mod admission;
+pub mod aside;
 mod bash;
 pub mod call;
 pub mod execute;
+mod fair;
 mod finish;
 mod level;
 pub mod live;

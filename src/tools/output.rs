@@ -39,6 +39,10 @@ impl Captured {
         self.total += chunk.len() as u64;
     }
 
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.len()
+    }
+
     fn is_flood(&self) -> bool {
         self.total > (self.kept_max as u64).saturating_mul(FLOOD_FACTOR).max(FLOOD_BYTES_LEAST)
     }

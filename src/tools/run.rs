@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::call::CallError;
+use super::fair::Ask;
 use super::finish::{SandboxFacts, ToolError};
 use super::live::Entry;
 use super::output::{Captured, Flood, drain, feed};
@@ -72,7 +73,7 @@ impl Attempt<'_> {
         let mut cancel = self.entry.cancel.subscribe();
         let room = async {
             let client = self.monitor.client().await.map_err(CallError::EngineUnavailable)?;
-            let permit = self.admission.admit(self.plan.limits.memory_bytes, client.capacity(), self.deadline).await?;
+            let permit = self.admission.admit(&self.entry.owner, self.ask(), client.capacity(), self.deadline).await?;
             // The engine may have been restarted while this call waited.
             let client = if client.is_alive() {
                 client
@@ -111,6 +112,12 @@ impl Attempt<'_> {
         // Follows Create and Exec on the same socket, so the engine knows the sandbox. The rest goes its usual way.
         let _lost = client.send(Verb::Signal { id: id.as_str().to_owned(), why }, &[]).await;
         conversation.await
+    }
+
+    fn ask(&self) -> Ask {
+        let job = &self.plan.job;
+        let env: usize = self.plan.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        Ask { memory_bytes: self.plan.limits.memory_bytes, text_bytes: job.code.len() + job.stdin.len() + env }
     }
 
     /// What is left for this command.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sandkeep::api::http::{FrontOptions, run};
+use sandkeep::config::keys::{ApiKey, hash};
 use sandkeep::config::{Config, Overrides};
 use serde_json::Value;
 
@@ -62,6 +63,11 @@ impl Reply {
 impl Front {
     /// The tests' own uid is principal `tester`, an admin where `settings` do not say otherwise.
     pub fn start(settings: &str) -> Self {
+        Self::start_with_keys(settings, &[])
+    }
+
+    /// `keys`: pairs of a principal that `settings` name, and what it shows over TCP.
+    pub fn start_with_keys(settings: &str, keys: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let uid = nix::unistd::getuid();
         let base = format!(
@@ -77,6 +83,7 @@ impl Front {
         options.unix = Some(unix);
         options.tcp = vec![tcp];
         options.engine_uid = uid.as_raw();
+        options.keys = keys.iter().map(|(p, key)| ApiKey { hash: hash(key), principal: (*p).into() }).collect();
         let (ready, told) = nix::unistd::pipe().unwrap();
         options.ready = Some(told);
         let thread = std::thread::spawn(move || run(options).unwrap());

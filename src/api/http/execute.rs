@@ -9,15 +9,16 @@ use axum::response::Response;
 use axum::{BoxError, Extension};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::bodies::Held;
 use super::layer::Caller;
 use super::problem::Problem;
 use super::{envelope, json, reply, router};
 use crate::config::Http;
 use crate::spec::ExecutionId;
 use crate::tools::Violation;
-use crate::tools::call::{CallError, Once};
+use crate::tools::aside::aside;
+use crate::tools::call::{Call, CallError, Once};
 use crate::tools::execute::fingerprint;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -29,8 +30,18 @@ pub(super) async fn execute(
 ) -> Result<Response, Problem> {
     json_only(request.headers())?;
     let key = idempotency_key(request.headers())?;
-    let (body, _held) = read(request.into_body(), state.service.config().http).await?;
-    let call = envelope::call(json::parse(&body).map_err(Problem::malformed_json)?)?;
+    let held = state.bodies.hold(&principal.name);
+    let (body, held) = read(request.into_body(), state.service.config().http, held).await?;
+    let (call, print) = aside(body.len(), {
+        let (body, keyed) = (body.clone(), key.is_some());
+        move || {
+            let call = decode(&body)?;
+            let keyed = keyed || call.context.execution_id.is_some();
+            Ok::<_, Problem>((call, keyed.then(|| fingerprint(&body))))
+        }
+    })
+    .await
+    .ok_or_else(cut_short)??;
     let key = match (key, &call.context.execution_id) {
         (Some(key), Some(id)) if key != *id => {
             let fault = Violation::new("/context/execution_id", "is not the Idempotency-Key of the same request");
@@ -38,11 +49,20 @@ pub(super) async fn execute(
         }
         (key, id) => key.or_else(|| id.clone()),
     };
-    let once = key.map(|key| Once { key: key.as_str().to_owned(), fingerprint: fingerprint(&body) });
+    let once = key.zip(print).map(|(key, fingerprint)| Once { key: key.as_str().to_owned(), fingerprint });
     // A run may take minutes; the text it came from is not needed for it.
-    drop((body, _held));
+    drop((body, held));
     let execution = state.service.execute(&principal, call, once).await?;
-    Ok(json_response(reply::body(&execution)))
+    let bytes = aside(execution.held_bytes(), move || reply::body(&execution)).await.ok_or_else(cut_short)?;
+    Ok(json_response(bytes))
+}
+
+fn decode(body: &[u8]) -> Result<Call, Problem> {
+    envelope::call(json::parse(body).map_err(Problem::malformed_json)?)
+}
+
+fn cut_short() -> Problem {
+    CallError::Internal("work on a large text was not finished".into()).into()
 }
 
 /// `bytes` of JSON as a 200.
@@ -73,31 +93,20 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<ExecutionId>, Problem> 
     }
 }
 
-/// What all bodies that are being read may hold together, in KiB.
-const BODIES_KIB_MAX: usize = 256 * 1024;
-static BODIES: Semaphore = Semaphore::const_new(BODIES_KIB_MAX);
-
-/// A body's share of [`BODIES`].
-type Held = Option<SemaphorePermit<'static>>;
-
 /// The whole body, within its size, its time and the memory of all bodies together.
-async fn read(body: Body, http: Http) -> Result<(Bytes, Held), Problem> {
+async fn read(body: Body, http: Http, mut held: Held) -> Result<(Bytes, Held), Problem> {
     // A length that says too much already is not waited for.
     if body.size_hint().lower() > http.body_bytes_max as u64 {
         return Err(Problem::too_large(http.body_bytes_max));
     }
     let mut limited = Limited::new(body, http.body_bytes_max);
     let time = Duration::from_millis(http.body_timeout_ms);
-    let mut held: Held = None;
     let whole = async {
         let mut bytes = Vec::new();
         while let Some(frame) = limited.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
-            let share = data.len().div_ceil(1024) as u32;
-            match (BODIES.try_acquire_many(share), &mut held) {
-                (Ok(more), Some(held)) => held.merge(more),
-                (Ok(more), none) => *none = Some(more),
-                (Err(_), _) => return Ok(None),
+            if !held.more(data.len()) {
+                return Ok(None);
             }
             bytes.extend_from_slice(&data);
         }
@@ -105,9 +114,9 @@ async fn read(body: Body, http: Http) -> Result<(Bytes, Held), Problem> {
     };
     match tokio::time::timeout(time, whole).await {
         Ok(Ok(Some(body))) => Ok((body, held)),
-        Ok(Ok(None)) => Err(CallError::AtCapacity {
-            what: "request bodies hold as much memory as they may".into(),
-            retry_after: Some(Duration::from_secs(1)),
+        Ok(Ok(None)) => Err(CallError::RateLimited {
+            what: "the bodies that this principal sends hold as much memory as they may".into(),
+            retry_after: Duration::from_secs(1),
         }
         .into()),
         Ok::<Result<_, BoxError>, _>(Err(error)) if error.is::<LengthLimitError>() => {

@@ -1,5 +1,6 @@
 //! HTTP/1.1 and HTTP/2 over a Unix socket and, when configured, TCP.
 
+mod bodies;
 mod capabilities;
 mod envelope;
 mod execute;
@@ -7,6 +8,7 @@ mod executions;
 mod health;
 mod json;
 mod layer;
+mod peers;
 mod problem;
 mod reply;
 mod router;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::Backlog;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -86,7 +89,7 @@ pub enum FrontError {
 /// One thread does everything: a call is mostly waiting, bytes are moved once, and what a second thread would gain on two
 /// cores is what the sandboxes would lose.
 pub fn run(options: FrontOptions) -> Result<(), FrontError> {
-    raise_descriptor_limit();
+    raise_descriptor_limit(&options.config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(FrontError::Runtime)?;
     let result = runtime.block_on(serve(options));
     runtime.shutdown_timeout(RUNTIME_END_MAX);
@@ -103,9 +106,14 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor)));
     let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
-    let state =
-        router::State { service: Arc::clone(&service), identity: Arc::clone(&identity), stopping: stopping.clone() };
-    let front = server::Front::new(router::router(state), config.http, stopping);
+    let state = router::State {
+        service: Arc::clone(&service),
+        identity: Arc::clone(&identity),
+        bodies: Arc::default(),
+        stopping: stopping.clone(),
+    };
+    let connections = service.metrics().connections();
+    let front = server::Front::new(router::router(state), config.http, connections, stopping);
     let mut accepting = tokio::task::JoinSet::new();
     if let Some(unix) = unix {
         unix.set_nonblocking(true).map_err(FrontError::Listener)?;
@@ -116,6 +124,8 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let budget = front.budget();
     for tcp in tcp {
         tcp.set_nonblocking(true).map_err(FrontError::Listener)?;
+        // The standard library asks for 128 waiting ones; SYNs beyond that are dropped and come again after a second.
+        nix::sys::socket::listen(&tcp, Backlog::MAXCONN).map_err(|e| FrontError::Listener(e.into()))?;
         let listener = tokio::net::TcpListener::from_std(tcp).map_err(FrontError::Listener)?;
         accepting.spawn(front.clone().accept(server::Listener::Tcp(listener), Arc::clone(&budget)));
     }
@@ -208,12 +218,29 @@ impl Reloader {
 }
 
 /// Every connection and every running command takes descriptors; the hard limit is the operator's word on them.
-fn raise_descriptor_limit() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+fn raise_descriptor_limit(config: &Config) {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(hard) if hard < descriptors_needed(config) => {
+            let needed = descriptors_needed(config);
+            tracing::warn!(
+                hard,
+                needed,
+                "the limit of open files is below what all connections and sandboxes may take"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
+}
+
+/// Two for each connection (see `server`'s twins), nine for a call while its command is started (four pipes, its code); calls
+/// that wait hold none beside their connection's.
+fn descriptors_needed(config: &Config) -> u64 {
+    let kinds = if config.listen.tcp.is_empty() { 1 } else { 2 };
+    let connections = 2 * kinds * config.http.connections_max as u64;
+    64 + connections + 9 * u64::from(config.capacity.sandboxes)
 }
 
 /// Runs the decoders that meet what a caller (or a guest) sends, for the fuzzer; nothing is started.

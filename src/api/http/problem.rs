@@ -65,7 +65,7 @@ impl Problem {
         self
     }
 
-    fn retry_after(mut self, after: Option<Duration>) -> Self {
+    pub(super) fn retry_after(mut self, after: Option<Duration>) -> Self {
         self.retry_after = after;
         self
     }
@@ -96,9 +96,10 @@ impl Problem {
     pub fn as_http1(&self, request: &RequestId) -> Vec<u8> {
         let body = self.encode(request);
         let reason = self.status.canonical_reason().unwrap_or_default();
+        let retry = self.retry_after.map_or_else(String::new, |after| format!("Retry-After: {}\r\n", seconds(after)));
         let head = format!(
             "HTTP/1.1 {} {reason}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
-             X-Request-Id: {request}\r\nConnection: close\r\n\r\n",
+             X-Request-Id: {request}\r\n{retry}Connection: close\r\n\r\n",
             self.status.as_u16(),
             body.len()
         );
@@ -128,10 +129,15 @@ impl Problem {
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(after) = self.retry_after {
-            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
         }
         Response::from_parts(parts, Body::from(bytes))
     }
+}
+
+/// As Retry-After counts them: whole ones, and never none.
+fn seconds(after: Duration) -> u64 {
+    after.as_millis().div_ceil(1000).max(1) as u64
 }
 
 impl IntoResponse for Problem {
@@ -156,6 +162,7 @@ impl From<CallError> for Problem {
             E::Parameters(_) | E::MissingToolchain { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             E::Forbidden(_) => StatusCode::FORBIDDEN,
             E::Conflict(_) | E::Ended => StatusCode::CONFLICT,
+            E::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             E::LevelUnavailable { .. }
             | E::EngineUnavailable(_)
@@ -179,6 +186,9 @@ impl From<CallError> for Problem {
             E::EngineUnavailable(source) => engine_unavailable(&source),
             E::SetupFailed { .. } => Self::new(status, "setup_failed", detail).retry_after(Some(SOON)),
             E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(retry_after),
+            E::RateLimited { retry_after, .. } => {
+                Self::new(status, "rate_limited", detail).retry_after(Some(retry_after))
+            }
             E::Draining => Self::new(status, "draining", detail).retry_after(Some(RESTART)),
             E::Internal(_) => {
                 tracing::error!(error = detail, "internal error");

@@ -8,6 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::watch;
 
+use super::bodies::Bodies;
 use super::problem::Problem;
 use super::{capabilities, execute, executions, health, layer, tools};
 use crate::api::identity::Identity;
@@ -18,6 +19,7 @@ use crate::tools::execute::Service;
 pub(super) struct State {
     pub service: Arc<Service>,
     pub identity: Arc<Identity>,
+    pub bodies: Arc<Bodies>,
     pub stopping: watch::Receiver<bool>,
 }
 

@@ -1,9 +1,8 @@
 //! Accepting and serving connections, each within bounds.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,16 +12,17 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::layer::request_id;
+use super::peers::{Peers, Seat};
 use super::problem::Problem;
 use crate::api::identity::Peer;
 use crate::config::Http;
+use crate::telemetry::admission::{ConnectionMetrics, Crowded};
 
 /// Between requests, and for a reply that nobody reads.
 const IDLE_MAX: Duration = Duration::from_secs(75);
@@ -33,6 +33,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 const STREAMS_MAX: u32 = 128;
+/// Who is not served is told so, and may read it for so long; what it sends meanwhile is thrown away, because closing before
+/// it has been read would take the answer back (TCP resets).
+const REFUSAL_MAX: Duration = Duration::from_secs(1);
+const REFUSAL_BYTES_MAX: u64 = 64 * 1024;
+/// So many at once; more are closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// Connections come free when a call ends or a client goes, which nobody can tell ahead.
+const REFUSAL_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) enum Listener {
     Unix(UnixListener),
@@ -61,39 +69,77 @@ impl Listener {
     }
 }
 
+/// A second descriptor of a connection, for what hyper has no words for.
+enum Twin {
+    Unix(UnixStream),
+    Tcp(OwnedFd),
+}
+
+impl Twin {
+    fn of_unix(stream: &UnixStream) -> io::Result<Self> {
+        let own = std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned()?);
+        UnixStream::from_std(own).map(Twin::Unix)
+    }
+
+    fn unix(&self) -> Option<&UnixStream> {
+        match self {
+            Twin::Unix(stream) => Some(stream),
+            Twin::Tcp(_) => None,
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Twin::Unix(stream) => stream.as_fd(),
+            Twin::Tcp(own) => own.as_fd(),
+        }
+    }
+}
+
 /// What every listener needs.
 #[derive(Clone)]
 pub(super) struct Front {
     router: Router,
     http: Http,
+    metrics: ConnectionMetrics,
     stopping: watch::Receiver<bool>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    plain: Arc<auto::Builder<TokioExecutor>>,
+    half_close: Arc<auto::Builder<TokioExecutor>>,
+    refusals: Arc<Semaphore>,
+}
+
+/// `half_close`: whoever has sent all that it wants to send and shuts down that direction is still answered.
+fn builder(http: Http, half_close: bool) -> Arc<auto::Builder<TokioExecutor>> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(http.header_timeout_ms))
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .half_close(half_close);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX as u32);
+    Arc::new(builder)
 }
 
 impl Front {
-    pub(super) fn new(router: Router, http: Http, stopping: watch::Receiver<bool>) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_millis(http.header_timeout_ms))
-            .max_headers(HEADERS_MAX)
-            .max_buf_size(HEADER_BYTES_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADER_BYTES_MAX as u32);
-        Self { router, http, stopping, builder: Arc::new(builder) }
+    pub(super) fn new(router: Router, http: Http, metrics: ConnectionMetrics, stopping: watch::Receiver<bool>) -> Self {
+        let (plain, half_close) = (builder(http, false), builder(http, true));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        Self { router, http, metrics, stopping, plain, half_close, refusals }
     }
 
     /// A budget of connections.
-    pub(super) fn budget(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.http.connections_max))
+    pub(super) fn budget(&self) -> Arc<Peers> {
+        Peers::new(self.http.connections_max, self.http.connections_per_peer_max, self.metrics.clone())
     }
 
     /// Until the daemon stops; returns when the last connection has ended.
-    pub(super) async fn accept(self, listener: Listener, budget: Arc<Semaphore>) {
+    pub(super) async fn accept(self, listener: Listener, budget: Arc<Peers>) {
         let mut connections = JoinSet::new();
         let mut stopping = self.stopping.clone();
         loop {
@@ -101,21 +147,23 @@ impl Front {
                 biased;
                 _ = stopping.wait_for(|stop| *stop) => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = async {
-                    // Without a permit nobody is accepted: the backlog is the kernel's, and bounded.
-                    let permit = Arc::clone(&budget).acquire_owned().await.map_err(io::Error::other)?;
-                    Ok::<_, io::Error>((permit, listener.next().await?))
-                } => accepted,
+                accepted = listener.next() => accepted,
             };
             match accepted {
-                Ok((permit, Accepted::Unix(stream, peer))) => {
-                    let own = stream.as_fd().try_clone_to_owned().ok();
-                    connections.spawn(self.clone().connection(stream, own, peer, permit));
-                }
-                Ok((permit, Accepted::Tcp(stream, peer))) => {
-                    let own = stream.as_fd().try_clone_to_owned().ok();
-                    connections.spawn(self.clone().connection(stream, own, peer, permit));
-                }
+                Ok(Accepted::Unix(stream, peer)) => match budget.enter(peer) {
+                    Ok(seat) => {
+                        let twin = Twin::of_unix(&stream).ok();
+                        connections.spawn(self.clone().connection(stream, twin, peer, seat));
+                    }
+                    Err(why) => self.refuse(&mut connections, stream, why),
+                },
+                Ok(Accepted::Tcp(stream, peer)) => match budget.enter(peer) {
+                    Ok(seat) => {
+                        let twin = stream.as_fd().try_clone_to_owned().map(Twin::Tcp).ok();
+                        connections.spawn(self.clone().connection(stream, twin, peer, seat));
+                    }
+                    Err(why) => self.refuse(&mut connections, stream, why),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -126,12 +174,42 @@ impl Front {
         while connections.join_next().await.is_some() {}
     }
 
-    /// `own` is a second descriptor of `stream`, for what hyper has no words for.
-    async fn connection<S>(self, stream: S, own: Option<OwnedFd>, peer: Peer, _permit: OwnedSemaphorePermit)
+    /// At once and in words, without a request having been read.
+    fn refuse<S>(&self, connections: &mut JoinSet<()>, mut stream: S, why: Crowded)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Arc::new(Activity::new());
+        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        let (status, code, detail) = match why {
+            Crowded::Peer => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "this peer has as many connections as one may have")
+            }
+            Crowded::All => {
+                (StatusCode::SERVICE_UNAVAILABLE, "at_capacity", "there are as many connections as there may be")
+            }
+        };
+        let problem = Problem::new(status, code, detail).retry_after(Some(REFUSAL_RETRY));
+        connections.spawn(async move {
+            let told = async {
+                stream.write_all(&problem.as_http1(&request_id())).await?;
+                stream.shutdown().await?;
+                tokio::io::copy(&mut stream.take(REFUSAL_BYTES_MAX), &mut tokio::io::sink()).await
+            };
+            // A peer that does not listen is its own business.
+            let _gone = tokio::time::timeout(REFUSAL_MAX, told).await;
+            drop(permit);
+        });
+    }
+
+    async fn connection<S>(self, stream: S, twin: Option<Twin>, peer: Peer, seat: Seat)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // A TCP peer that shut down its sending half and one that is gone look the same, so there both count as gone.
+        let watched = twin.as_ref().and_then(Twin::unix);
+        let builder = if watched.is_some() { self.half_close } else { self.plain };
+        let mut gone = std::pin::pin!(gone(watched));
+        let activity = Arc::clone(&seat.activity);
         let router = TowerToHyperService::new(self.router);
         let service = service_fn({
             let activity = Arc::clone(&activity);
@@ -146,7 +224,7 @@ impl Front {
                 }
             }
         });
-        let mut connection = std::pin::pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let first_max = Duration::from_millis(self.http.header_timeout_ms);
         let mut stopping = self.stopping;
         let mut told = false;
@@ -156,19 +234,28 @@ impl Front {
                 biased;
                 // Errors are the peer's: cut connections, bad framing. The replies have said what there was to say.
                 ended = connection.as_mut() => {
-                    if let (Err(error), Some(own)) = (ended, own)
+                    if let (Err(error), Some(twin)) = (ended, twin.as_ref())
                         && error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
                     {
-                        too_slow(&own, first_max);
+                        too_slow(twin.as_fd(), first_max);
                     }
                     return;
+                }
+                // Its calls end with their futures.
+                () = gone.as_mut() => return,
+                () = activity.evicted.notified() => {
+                    if activity.idle_since().is_some() {
+                        return;
+                    }
+                    // A request came just now.
+                    connection.as_mut().graceful_shutdown();
                 }
                 _ = stopping.wait_for(|stop| *stop), if !told => {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 _ = tick.tick() => {
-                    if activity.is_over(first_max) {
+                    if activity.is_over(first_max, IDLE_MAX) {
                         return;
                     }
                 }
@@ -178,55 +265,26 @@ impl Front {
 }
 
 /// hyper closes without a word when a request's head does not come in time; the contract has one.
-fn too_slow(connection: &OwnedFd, max: Duration) {
+fn too_slow(connection: BorrowedFd<'_>, max: Duration) {
     let detail = format!("the request's head did not come within {} s", max.as_secs_f64());
     let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail);
     // The socket does not block, and who reads as slowly as it writes gets less: it is closed in any case.
     let _ = nix::unistd::write(connection, &problem.as_http1(&request_id()));
 }
 
-/// Whether a connection does anything.
-struct Activity {
-    state: Mutex<State>,
-}
-
-struct State {
-    running: usize,
-    ever: bool,
-    since: Instant,
-}
-
-struct Busy(Arc<Activity>);
-
-impl Activity {
-    fn new() -> Self {
-        Self { state: Mutex::new(State { running: 0, ever: false, since: Instant::now() }) }
+/// Completes when the peer of a Unix socket has closed it. `None`: never.
+///
+/// The kernel tells the two apart: a peer that shut down its sending half leaves this end writable (EPOLLRDHUP alone), one
+/// that closed both, or is dead, hangs it up (EPOLLHUP), at once.
+async fn gone(socket: Option<&UnixStream>) {
+    if let Some(socket) = socket {
+        while let Ok(ready) = socket.ready(Interest::WRITABLE).await {
+            if ready.is_write_closed() {
+                return;
+            }
+            // Writable is no news; this makes the next change one.
+            let _cleared = socket.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn begin(self: &Arc<Self>) -> Busy {
-        let mut state = self.lock();
-        state.running += 1;
-        state.ever = true;
-        Busy(Arc::clone(self))
-    }
-
-    /// hyper's own header timeout begins once it knows the protocol; before that, and between requests of HTTP/2, nobody
-    /// else looks at the clock.
-    fn is_over(&self, first_max: Duration) -> bool {
-        let state = self.lock();
-        let max = if state.ever { IDLE_MAX } else { first_max };
-        state.running == 0 && state.since.elapsed() > max
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.running -= 1;
-        state.since = Instant::now();
-    }
+    std::future::pending().await
 }

@@ -210,7 +210,7 @@ pub(super) enum Probed {
 
 /// Whether asking again may help.
 fn passes(problem: &str) -> bool {
-    ["at_capacity:", "engine_unavailable:", "draining:"].iter().any(|code| problem.starts_with(code))
+    ["at_capacity:", "rate_limited:", "engine_unavailable:", "draining:"].iter().any(|code| problem.starts_with(code))
 }
 
 /// The most of each limit of a process at `level`, as `resource.getrlimit` counts them.
