@@ -12,6 +12,8 @@ mod limits;
 mod machine;
 #[path = "conformance/many.rs"]
 mod many;
+#[path = "conformance/networks.rs"]
+mod networks;
 #[path = "support/outside.rs"]
 mod outside;
 #[path = "conformance/programs.rs"]

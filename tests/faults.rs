@@ -61,6 +61,7 @@ const STEPS: &[(&str, When)] = &[
     ("mask", When::Create),
     ("memfd_noexec", When::Create),
     ("mount", When::Create),
+    ("network namespace", When::Create),
     ("no_new_privs", When::Create),
     ("oom_score_adj", When::Create),
     ("pivot_root", When::Create),
@@ -205,7 +206,16 @@ fn so_it_is_at_minimal() {
     if !machine::expect("root") {
         return;
     }
-    let elsewhere = ["hostname", "loopback", "memfd_noexec", "sysctl", "time namespace", "time offsets", "write map"];
+    let elsewhere = [
+        "hostname",
+        "loopback",
+        "memfd_noexec",
+        "network namespace",
+        "sysctl",
+        "time namespace",
+        "time offsets",
+        "write map",
+    ];
     each(LevelWire::Minimal, &[When::Create, When::Exec, When::Minimal], &elsewhere);
 }
 

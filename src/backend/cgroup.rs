@@ -223,6 +223,11 @@ impl Tree {
         Ok(Some(tree))
     }
 
+    /// The directory.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// What this subtree gives. Found by doing.
     pub fn checks(&self) -> CgroupChecks {
         self.site.checks(self.states.clone(), Attempt::Works, self.trial())

@@ -2,4 +2,5 @@
 
 pub mod cgroup;
 mod controllers;
+pub mod network;
 pub mod process;

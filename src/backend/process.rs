@@ -2,12 +2,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::cgroup::{Leaf, Tree};
+use super::network::{NetworkNamespace, NetworkNamespaces};
 use crate::launch::channel::CommandEnd;
+use crate::launch::fault::{Fence, dropped};
 use crate::launch::{self, Assets, EngineView, LaunchError, Report, Step};
 use crate::policy::plan::{MountKind, Namespace, Plan};
 use crate::policy::seccomp;
@@ -22,6 +25,7 @@ pub struct ProcessBackend {
     assets: Assets,
     view: EngineView,
     tree: Option<Tree>,
+    networks: Rc<NetworkNamespaces>,
 }
 
 /// One sandbox's processes and cgroup. Dropping it does not end it: `kill`, then `finish`.
@@ -32,6 +36,9 @@ pub struct Live {
     leaf: Option<Leaf>,
     lease: u32,
     cgroup: CgroupReport,
+    /// Its own, and where that goes when nothing is left of it.
+    network: Option<NetworkNamespace>,
+    networks: Rc<NetworkNamespaces>,
 }
 
 /// The cgroup's counters at one moment.
@@ -43,7 +50,8 @@ pub struct Counters {
 
 impl ProcessBackend {
     pub fn new(assets: Assets, tree: Option<Tree>) -> Result<Self, LaunchError> {
-        Ok(Self { assets, view: EngineView::read()?, tree })
+        let networks = Rc::new(NetworkNamespaces::open(tree.as_ref())?);
+        Ok(Self { assets, view: EngineView::read()?, tree, networks })
     }
 
     /// Begins to build; `Ready` or `Failed` arrives on [`Live::channel`]. On an error nothing is left.
@@ -55,10 +63,16 @@ impl ProcessBackend {
             }
             None => (None, CgroupReport::default()),
         };
-        let built = launch::build(plan, lease, &self.assets, &self.view, leaf.as_ref().map(Leaf::fd));
-        let building = match built {
-            Ok(building) => building,
+        let wanted = plan.namespaces.contains(&Namespace::Net) && !dropped(Fence::NetNamespace);
+        let built = wanted.then(|| self.networks.take()).transpose().and_then(|network| {
+            let around = network.as_ref().map(|n| launch::Network { sandbox: n.fd(), own: self.networks.own() });
+            let cgroup = leaf.as_ref().map(Leaf::fd);
+            launch::build(plan, lease, &self.assets, &self.view, cgroup, around).map(|building| (building, network))
+        });
+        let (building, network) = match built {
+            Ok(built) => built,
             Err(e) => {
+                self.networks.refill();
                 // The launch's own error is what the caller must hear; a leaf left over is swept at the next start.
                 if let Some(leaf) = &leaf {
                     let _ = leaf.remove_within(REMOVE_WAIT);
@@ -66,7 +80,8 @@ impl ProcessBackend {
                 return Err(e);
             }
         };
-        Ok(Live { child: building.child, channel: building.channel, leaf, lease, cgroup })
+        let networks = Rc::clone(&self.networks);
+        Ok(Live { child: building.child, channel: building.channel, leaf, lease, cgroup, network, networks })
     }
 
     /// What is in force for `live`: what pid 1 read back, checked against the plan once more, and what the cgroup said.
@@ -233,19 +248,22 @@ impl Live {
         (killed, hits)
     }
 
-    /// Reaps pid 1, which must be dead, and removes the cgroup.
+    /// Reaps pid 1, which must be dead, removes the cgroup and gives back the network namespace.
     pub fn finish(self) -> Result<(), LaunchError> {
         let id = nix::sys::wait::Id::PIDFd(self.child.pidfd.as_fd());
         nix::sys::wait::waitid(id, nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOHANG)
             .step("reap", "pid 1")?;
-        match &self.leaf {
-            None => Ok(()),
-            Some(leaf) => {
-                // Empty in all but a rare race with a fork; harmless then.
-                leaf.kill()?;
-                leaf.remove_within(REMOVE_WAIT)
-            }
+        let Some(leaf) = &self.leaf else { return Ok(()) };
+        // Empty in all but a rare race with a fork.
+        if leaf.remove_within(Duration::ZERO).is_err() {
+            leaf.kill()?;
+            leaf.remove_within(REMOVE_WAIT)?;
         }
+        // A cgroup that could be removed had no process left that might hold a socket.
+        if let Some(network) = self.network {
+            self.networks.give_back(network);
+        }
+        Ok(())
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Assets {
     empty: PathBuf,
     /// The selection of /etc.
     etc: PathBuf,
+    /// Device nodes.
+    dev: PathBuf,
 }
 
 /// The host's files of /etc that programs inside need; what is not there is skipped, what the world may not read too.
@@ -83,8 +85,8 @@ impl Assets {
             .step("template", shown.as_str())?;
         let path = cstring(&shown).step("template", shown.as_str())?;
         attach(template.as_fd(), AT_FDCWD, &path).step("template", shown.as_str())?;
-        let assets = Self { empty: dir.join("empty"), etc: dir.join("etc") };
-        for made in [&assets.empty, &assets.etc] {
+        let assets = Self { empty: dir.join("empty"), etc: dir.join("etc"), dev: dir.join("dev") };
+        for made in [&assets.empty, &assets.etc, &assets.dev] {
             fs::DirBuilder::new().mode(0o755).create(made).step("template", made.display().to_string())?;
         }
         let mut budget = ETC_BYTES_MAX;
@@ -93,6 +95,7 @@ impl Assets {
                 .step("template", format!("/etc/{name}"))?;
         }
         assets.write_own_etc(box_id).step("template", "/etc")?;
+        make_devices(&assets.dev).step("template", "/dev")?;
         mount::restrict(template.as_fd(), Attrs { read_only: true, no_exec: true, no_dev: true }, false)
             .step("template", shown)?;
         Ok(assets)
@@ -136,7 +139,7 @@ impl Assets {
         let fd = match &m.kind {
             MountKind::Proc => return Ok(None),
             MountKind::Root => root(plan, attrs)?,
-            MountKind::Dev => devices(attrs)?,
+            MountKind::Dev => self.overlay(&self.dev, Attrs { no_dev: false, ..attrs })?,
             MountKind::Etc => self.overlay(&self.etc, attrs)?,
             MountKind::Overlay { source } if dropped(Fence::Overlay) => bind(source, attrs, false)?,
             MountKind::Overlay { source } => self.overlay(Path::new(source), attrs)?,
@@ -251,21 +254,18 @@ fn make_directories(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
 const DEVICES: [(&str, u64, u64); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-fn devices(attrs: Attrs) -> io::Result<OwnedFd> {
-    let options = [(c"mode", Some(c"0755")), (c"size", Some(c"64k")), (c"nr_inodes", Some(c"64"))];
-    let fd = new_filesystem(c"tmpfs", &options, Attrs { read_only: false, no_exec: attrs.no_exec, no_dev: false })?;
-    let dev = fd.as_fd();
+/// Every sandbox sees them through an overlay of its own, so that no two share an inode.
+fn make_devices(path: &Path) -> io::Result<()> {
+    let dev = fs::File::open(path)?;
     for (name, major, minor) in DEVICES {
         let mode = Mode::from_bits_truncate(0o666);
-        mknodat(dev, name, SFlag::S_IFCHR, mode, makedev(major, minor))?;
+        mknodat(&dev, name, SFlag::S_IFCHR, mode, makedev(major, minor))?;
         // mknod is subject to the umask.
-        nix::sys::stat::fchmodat(dev, name, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)?;
+        nix::sys::stat::fchmodat(&dev, name, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)?;
     }
     let links = [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")];
     for (name, target) in links.into_iter().chain([("stderr", "/proc/self/fd/2")]) {
-        symlinkat(target, dev, name)?;
+        symlinkat(target, &dev, name)?;
     }
-    make_directories(dev, "/shm")?;
-    mount::restrict(dev, Attrs { no_dev: false, ..attrs }, false)?;
-    Ok(fd)
+    make_directories(dev.as_fd(), "/shm")
 }

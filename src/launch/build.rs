@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sched::{CloneFlags, setns};
 
 use super::assets::Assets;
 use super::channel::{ToInit, send};
@@ -21,7 +22,28 @@ pub struct Building {
     pub channel: OwnedFd,
 }
 
-/// Builds a sandbox for `plan` in the cgroup directory `cgroup`, under the host uid and gid `lease`.
+/// Network namespaces around the birth of pid 1, by descriptors.
+#[derive(Debug, Clone, Copy)]
+pub struct Network<'a> {
+    /// The sandbox's, with `lo` up. A child that is in its user namespace could no longer join it.
+    pub sandbox: BorrowedFd<'a>,
+    /// The caller's own.
+    pub own: BorrowedFd<'a>,
+}
+
+/// Brings the caller back into its own network namespace.
+///
+/// An engine that stayed in another would give it to level minimal as the host's. No kernel refuses this; if one did,
+/// the engine's end ends all sandboxes, and the next engine begins where it should.
+pub fn return_to(own: BorrowedFd<'_>) {
+    if let Err(e) = setns(own, CloneFlags::CLONE_NEWNET) {
+        tracing::error!(error = %e, "the way back into the own network namespace is closed");
+        std::process::abort();
+    }
+}
+
+/// Builds a sandbox for `plan` in the cgroup directory `cgroup`, under the host uid and gid `lease`, in a network namespace
+/// that was made before where the plan has one.
 ///
 /// Returns as soon as pid 1 may go on by itself. On an error no process is left.
 pub fn build(
@@ -30,6 +52,7 @@ pub fn build(
     assets: &Assets,
     engine: &EngineView,
     cgroup: Option<BorrowedFd<'_>>,
+    network: Option<Network<'_>>,
 ) -> Result<Building, LaunchError> {
     let mounts = assets.prepare(plan, lease)?;
     let (ours, theirs) = packet::pair().step("channel", "")?;
@@ -39,10 +62,16 @@ pub fn build(
     let user_namespace = plan.namespaces.contains(&Namespace::User);
     let id = if user_namespace { plan.box_id } else { lease };
     // Our end is close-on-exec but not close-on-fork: pid 1 closes it with all else that it was not given.
+    if let Some(network) = network {
+        setns(network.sandbox, CloneFlags::CLONE_NEWNET).step("network namespace", "enter")?;
+    }
     let child = process::clone(clone_flags(plan), cgroup, || {
         init::run(Setup { plan, id, engine, mounts: &mounts, channel: theirs })
-    })
-    .step("clone3", "")?;
+    });
+    if let Some(network) = network {
+        return_to(network.own);
+    }
+    let child = child.step("clone3", "")?;
     let building = Building { child, channel: ours };
     let result = write_maps(&building, plan, lease, user_namespace).and_then(|()| {
         match send(building.channel.as_fd(), &ToInit::Go, &[]) {
@@ -81,8 +110,8 @@ fn clone_flags(plan: &Plan) -> libc::c_int {
                 Namespace::User => libc::CLONE_NEWUSER,
                 Namespace::Pid => libc::CLONE_NEWPID,
                 Namespace::Mount => libc::CLONE_NEWNS,
-                Namespace::Net if dropped(Fence::NetNamespace) => 0,
-                Namespace::Net => libc::CLONE_NEWNET,
+                // Made before: the child inherits it.
+                Namespace::Net => 0,
                 Namespace::Ipc if dropped(Fence::IpcNamespace) => 0,
                 Namespace::Ipc => libc::CLONE_NEWIPC,
                 Namespace::Uts if dropped(Fence::UtsNamespace) => 0,

@@ -17,6 +17,6 @@ mod readback;
 mod workload;
 
 pub use assets::Assets;
-pub use build::{Building, build};
+pub use build::{Building, Network, build, return_to};
 pub use error::{LaunchError, Step};
 pub use readback::{EngineView, Report, capability, verify};

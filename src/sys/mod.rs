@@ -1,6 +1,7 @@
 //! Every raw system call and every `unsafe`, as thin safe functions. Nothing here knows what a sandbox is.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod cred;
 pub mod fd;
 pub mod mount;

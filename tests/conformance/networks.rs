@@ -1,0 +1,120 @@
+//! A network namespace is used again where nothing was left in it, and never where something may have been.
+
+use sandkeep::wire::LevelWire::{self, Standard, Strict};
+
+use crate::support::*;
+use crate::{machine, outside};
+
+/// Prints the cookie of its network namespace, having done `what` before; any socket can be asked for it.
+fn cookie_after(front: &mut Front, level: LevelWire, what: &str) -> String {
+    let script = format!(
+        "cat > /tmp/t.py <<'PY'\nimport os, socket\nfrom socket import *\n{what}\n\
+         a, b = socketpair()\nprint(int.from_bytes(a.getsockopt(SOL_SOCKET, 71, 8), 'little'))\nPY\npython3 /tmp/t.py"
+    );
+    let ran = front.run(level, &script);
+    assert_eq!(ran.stderr, "", "{what}");
+    let cookie = ran.stdout.trim().to_owned();
+    assert!(cookie.parse::<u64>().is_ok_and(|cookie| cookie > 0), "{cookie:?}");
+    cookie
+}
+
+const PYTHON: &[&str] = &["root", "cgroup2", "python3"];
+
+#[test]
+fn one_in_which_no_internet_socket_was_made_comes_again() {
+    if !machine::expect_all(PYTHON) {
+        return;
+    }
+    let engine = Engine::start(&[]);
+    let mut front = engine.connect();
+    let first = cookie_after(&mut front, Standard, "");
+    for what in [
+        "",
+        "s = socket(AF_NETLINK, SOCK_RAW, 0); s.bind((0, 0))",
+        "s = socket(AF_UNIX, SOCK_DGRAM); s.bind(chr(0) + 'name')",
+        "open('/proc/net/tcp').read(); os.listdir('/proc/sys/net/ipv4')",
+    ] {
+        assert_eq!(cookie_after(&mut front, Standard, what), first, "{what}");
+    }
+    assert_eq!(cookie_after(&mut front, Strict, ""), first);
+    assert_eq!(cookie_after(&mut front, Standard, ""), first);
+}
+
+#[test]
+fn one_in_which_an_internet_socket_was_made_never_comes_again() {
+    if !machine::expect_all(PYTHON) {
+        return;
+    }
+    let engine = Engine::start(&[]);
+    let mut front = engine.connect();
+    let mut gone = Vec::new();
+    for what in [
+        "s = socket(AF_INET, SOCK_DGRAM)",
+        "s = socket(AF_INET, SOCK_STREAM); s.close()",
+        "s = socket(AF_INET6, SOCK_DGRAM); s.close()",
+        "s = socket(AF_INET6, SOCK_STREAM)",
+        // In a process that is gone before the command ends, and of which nobody knows.
+        "if os.fork() == 0:\n  os.setsid()\n  socket(AF_INET, SOCK_DGRAM)\n  os._exit(0)\nos.wait()",
+        "s = socket(AF_INET, SOCK_DGRAM); s.sendto(b'x', ('127.0.0.1', 9))",
+    ] {
+        gone.push(cookie_after(&mut front, Standard, what));
+    }
+    // More than wait at a time, with several alive, so that all that wait are taken.
+    let held: Vec<Running> = (0..20).map(|_| front.start(Standard, "sleep 60")).collect();
+    for _ in 0..10 {
+        let now = cookie_after(&mut front, Standard, "s = socket(AF_INET, SOCK_DGRAM)");
+        assert!(!gone.contains(&now), "{now} of {gone:?}");
+        gone.push(now);
+    }
+    // Two that live at a time have one each.
+    let mut inodes: Vec<u64> =
+        held.iter().map(|one| outside::namespace(front.stat(&one.id).host_pid, "net").unwrap()).collect();
+    inodes.sort_unstable();
+    inodes.dedup();
+    assert_eq!(inodes.len(), held.len());
+}
+
+#[test]
+fn a_next_user_sees_what_the_first_one_saw() {
+    if !machine::expect_all(PYTHON) {
+        return;
+    }
+    let engine = Engine::start(&[]);
+    let mut front = engine.connect();
+    // All of /proc/net but what counts for the whole host, and addresses of kernel objects.
+    let look = "import glob\n\
+        seen = {}\n\
+        for name in sorted(glob.glob('/proc/self/net/**', recursive=True)):\n\
+        \x20 if os.path.isdir(name) or any(part in name for part in\n\
+        \x20     ('softnet_stat', 'sockstat', 'protocols', '/stat/', 'netlink', 'ptype')): continue\n\
+        \x20 try: seen[name] = open(name).read()\n\
+        \x20 except OSError as e: seen[name] = str(e.errno)\n\
+        for table in ('unix', 'tcp', 'tcp6', 'udp', 'udp6', 'raw', 'packet', 'ip6_flowlabel'):\n\
+        \x20 rows = seen.get('/proc/self/net/' + table, '').splitlines()[1:]\n\
+        \x20 assert not rows, (table, rows)\n\
+        import hashlib\n\
+        print(len(seen) > 20, hashlib.sha256(repr(seen).encode()).hexdigest())";
+    let script =
+        |what: &str| format!("cat > /tmp/t.py <<'PY'\nimport os\nfrom socket import *\n{what}\nPY\npython3 /tmp/t.py");
+    let mut run = |what: &str| {
+        let ran = front.run(Standard, &script(what));
+        assert_eq!(ran.stderr, "", "{what}");
+        ran.stdout
+    };
+    let first = run(look);
+    assert!(first.starts_with("True "), "{first}");
+    for what in [
+        // Every question that a route socket can ask, answered.
+        "for kind in range(16, 120):\n  s = socket(AF_NETLINK, SOCK_RAW, 0); s.settimeout(0.2)\n  \
+         s.send((20).to_bytes(4, 'little') + kind.to_bytes(2, 'little') + (0x301).to_bytes(2, 'little') + bytes(12))\n  \
+         try: s.recv(65536)\n  except OSError: pass",
+        "s = [socket(AF_UNIX, SOCK_STREAM) for _ in range(100)]\n[x.bind(chr(0) + str(i)) for i, x in enumerate(s)]",
+        // Sockets that hold each other and that nobody else holds.
+        "a, b = socketpair()\nsend_fds(a, [b'x'], [a.fileno(), b.fileno()])\nsend_fds(b, [b'x'], [a.fileno(), b.fileno()])",
+        "s = socket(AF_INET, SOCK_DGRAM); s.sendto(b'x', ('127.0.0.1', 9))",
+        "s = socket(AF_INET6, SOCK_DGRAM); s.sendto(b'x', ('::1', 9))",
+    ] {
+        run(what);
+        assert_eq!(run(look), first, "{what}");
+    }
+}
