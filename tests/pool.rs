@@ -94,8 +94,9 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The floors of three kinds.
+/// The floors of three kinds, which this keeps them to.
 const AT_REST: usize = 6;
+const FLOORS: &str = "[pool]\nwaiting_max = 6\n";
 
 fn at_rest(engine: &Engine) -> Vec<i32> {
     wait_until("the pool does not fill", || waiting(engine).len() == AT_REST);
@@ -145,7 +146,7 @@ sed -E 's/^[0-9]+ [0-9]+ [0-9]+:[0-9]+ //; s/ (master|shared):[0-9]+//; s/lowerd
 find / -xdev -maxdepth 2 -printf '%p %M %U %G %s %l\n' 2>/dev/null | grep -v ^/proc | sort
 find /tmp /workspace /dev/shm /run 2>/dev/null | sort
 cat /proc/sys/kernel/hostname /proc/sys/user/max_user_namespaces
-for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; echo; done 2>/dev/null | grep -v -E '^(tr|sort) ' | sort -u
+for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; echo; done 2>/dev/null | grep -v -E '^(tr|sort|grep) ' | sort -u
 "#;
 
 #[test]
@@ -246,7 +247,7 @@ fn one_that_died_or_was_stopped_is_never_handed_out() {
         return;
     }
     for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
-        let engine = Engine::start(&[]);
+        let engine = Engine::start_with(FLOORS, &[]);
         let mut front = prepared(&engine);
         let before = at_rest(&engine);
         for pid in &before {
@@ -277,7 +278,7 @@ fn a_command_that_died_at_its_gate_is_never_handed_out() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start(&[]);
+    let engine = Engine::start_with(FLOORS, &[]);
     let mut front = prepared(&engine);
     let commands: Vec<i32> = at_rest(&engine).into_iter().flat_map(outside::children).collect();
     assert_eq!(commands.len(), 4, "two kinds have one up");
@@ -297,7 +298,7 @@ fn what_they_were_built_from_changed_so_they_are_built_anew() {
     }
     let directory = tempfile::tempdir_in("/var/lib").unwrap();
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let config = format!("[runtimes]\ndirectories = [\"{}\"]\n", directory.path().display());
+    let config = format!("{FLOORS}[runtimes]\ndirectories = [\"{}\"]\n", directory.path().display());
     let engine = Engine::start_with(&config, &[]);
     let mut front = prepared(&engine);
     let old = at_rest(&engine);
@@ -336,7 +337,7 @@ fn limits_of_a_call_are_set_at_hand_over_or_the_call_gets_a_sandbox_of_its_own()
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start(&[]);
+    let engine = Engine::start_with(FLOORS, &[]);
     let mut front = prepared(&engine);
     at_rest(&engine);
     // Its own clock.
@@ -418,7 +419,7 @@ fn a_front_that_goes_away_with_a_taken_sandbox_leaves_nothing() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start(&[]);
+    let engine = Engine::start_with(FLOORS, &[]);
     let mut front = prepared(&engine);
     let before = at_rest(&engine);
     let taken = take(LevelWire::Standard, "bash");
@@ -441,12 +442,12 @@ fn what_waits_ends_with_the_engine() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start(&[]);
+    let engine = Engine::start_with(FLOORS, &[]);
     let _front = prepared(&engine);
     let before = at_rest(&engine);
     let dir = engine.kill9();
     wait_until("some outlive the engine", || before.iter().all(|&pid| !outside::exists(pid)));
-    let engine = Engine::start_in(dir, "", &[]);
+    let engine = Engine::start_in(dir, FLOORS, &[]);
     let _front = prepared(&engine);
     let again = at_rest(&engine);
     assert!(engine.stop());
