@@ -389,3 +389,26 @@ fn a_drop_in_opens_tcp_to_callers_with_a_key() {
     // The Unix socket is served as before.
     service.answers();
 }
+
+#[test]
+fn what_was_built_ahead_goes_with_its_engine_and_is_built_again() {
+    let Some(service) = Service::take() else { return };
+    service.configure_alone("");
+    service.must(&["reload", FRONT]);
+    let waits = || Traces::now().leaves.len() >= 4;
+    assert!(within(PATIENCE, waits), "nothing is built ahead: {:?}\n{}", Traces::now(), journal(40));
+    service.answers();
+    let before = Traces::now().leaves;
+    service.must(&["restart", ENGINE]);
+    service.wait_back();
+    assert!(within(PATIENCE, || Traces::now().leaves.iter().all(|leaf| !before.contains(leaf))), "{:?}", Traces::now());
+    assert!(within(PATIENCE, waits), "{:?}\n{}", Traces::now(), journal(40));
+    kill(Pid::from_raw(pid_of(ENGINE)), Signal::SIGKILL).unwrap();
+    service.wait_back();
+    assert!(within(PATIENCE, waits), "{:?}\n{}", Traces::now(), journal(40));
+    service.answers();
+    service.must(&["stop", "sandkeep.target"]);
+    Traces::wait_nothing();
+    service.must(&["start", "sandkeep.target"]);
+    service.wait_back();
+}

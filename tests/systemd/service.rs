@@ -41,6 +41,9 @@ impl Service {
         let _none_failed = systemctl(&["reset-failed", FRONT, ENGINE]);
         service.must(&["start", "sandkeep.target"]);
         service.wait_ready();
+        service.configure("");
+        service.must(&["reload", FRONT]);
+        Traces::wait_nothing();
         Some(service)
     }
 
@@ -67,7 +70,12 @@ impl Service {
         self.wait_ready();
     }
 
+    /// Writes settings, under which nothing is built ahead: what a test finds left is of its own calls.
     pub fn configure(&self, text: &str) {
+        self.configure_alone(&format!("{text}\n[pool]\nenabled = false\n"));
+    }
+
+    pub fn configure_alone(&self, text: &str) {
         std::fs::write(CONFIG, text).unwrap();
     }
 
