@@ -1,5 +1,7 @@
 //! What each level promises, seen from inside and from the host.
 
+#[path = "conformance/ends.rs"]
+mod ends;
 #[path = "conformance/enforced.rs"]
 mod enforced;
 #[path = "conformance/inside.rs"]

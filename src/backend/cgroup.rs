@@ -14,6 +14,8 @@ use cgroups_rs::fs::MaxValue;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
 
 use super::controllers::why_absent;
 use crate::launch::{LaunchError, Step};
@@ -265,9 +267,11 @@ impl Tree {
     /// A new leaf without limits.
     pub fn bare_leaf(&self, name: &str) -> Result<Leaf, LaunchError> {
         let path = self.path.join(name);
-        nix::sys::stat::mkdirat(&self.fd, name, nix::sys::stat::Mode::from_bits_truncate(0o755))
-            .step("cgroup", path.display().to_string())?;
-        Leaf::of(path)
+        let made = mkdirat(&self.fd, name, Mode::from_bits_truncate(0o755)).and_then(|()| {
+            openat(&self.fd, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        });
+        let fd = made.step("cgroup", path.display().to_string())?;
+        Ok(Leaf { path, fd })
     }
 
     /// A new leaf with `limits`, read back.
@@ -422,7 +426,8 @@ impl Leaf {
 
     /// Kills every process in it, including ones that are being forked meanwhile.
     pub fn kill(&self) -> Result<(), LaunchError> {
-        fs::write(self.path.join("cgroup.kill"), "1").step("cgroup", "cgroup.kill")
+        let file = openat(&self.fd, "cgroup.kill", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+        file.and_then(|file| nix::unistd::write(file, b"1")).map(drop).step("cgroup", "cgroup.kill")
     }
 
     /// Stops every process in it, within `wait`.
@@ -522,8 +527,21 @@ impl Leaf {
         }
     }
 
+    /// The engine reads several for each sandbox: from its directory, not from the root, and without asking for sizes that
+    /// these files do not have.
     fn read(&self, file: &str) -> io::Result<String> {
-        read(&self.path.join(file))
+        let file = openat(&self.fd, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            match nix::unistd::read(&file, &mut chunk) {
+                Ok(0) => break,
+                Ok(n) => text.extend_from_slice(&chunk[..n]),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let text = String::from_utf8(text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(text.trim_end().to_owned())
     }
 
     fn number(&self, file: &str) -> Result<u64, LaunchError> {

