@@ -43,10 +43,13 @@ pub(super) struct Ahead {
     command: Option<(i32, Watched)>,
 }
 
+/// Device, inode, size, and time of change in seconds and nanoseconds.
+type Identity = (u64, u64, i64, i64, i64);
+
 /// Identity of the files that a sandbox's programs come from, as far as a look can tell: the programs themselves, the
-/// package manager's own record, and the operator's directories. Device, inode, size and time of change of each.
+/// package manager's own record, and the operator's directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<Option<(u64, u64, i64, i64, i64)>>);
+pub(super) struct Stamp(Vec<Option<Identity>>);
 
 /// Written at each installation and removal of Debian's packages.
 const PACKAGES: &str = "/var/lib/dpkg/status";
