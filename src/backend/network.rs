@@ -44,6 +44,8 @@ pub struct NetworkNamespace {
 pub struct NetworkNamespaces {
     /// The engine's own.
     own: OwnedFd,
+    /// Whether the engine can make them: raising `lo` takes a capability that a container may withhold.
+    makes: bool,
     /// None where it can not be had or does not see what it must: then nothing is kept.
     watch: Option<SocketWatch>,
     waiting: RefCell<Vec<NetworkNamespace>>,
@@ -59,7 +61,11 @@ impl NetworkNamespaces {
     /// Sandboxes are watched through `tree`; without one, every sandbox gets a namespace that is made for it.
     pub fn open(tree: Option<&Tree>) -> Result<Self, LaunchError> {
         let own = File::open("/proc/thread-self/ns/net").step("read namespaces", "net")?.into();
-        let mut all = Self { own, watch: None, waiting: RefCell::new(Vec::new()) };
+        let mut all = Self { own, makes: true, watch: None, waiting: RefCell::new(Vec::new()) };
+        if let Err(e) = all.make() {
+            tracing::info!(error = %e, "each sandbox makes a network namespace of its own");
+            return Ok(Self { makes: false, ..all });
+        }
         match tree.map(|tree| all.watched(tree)) {
             Some(Ok(watch)) => {
                 all.watch = Some(watch);
@@ -76,11 +82,14 @@ impl NetworkNamespaces {
         self.own.as_fd()
     }
 
-    /// One that nobody else has.
-    pub fn take(&self) -> Result<NetworkNamespace, LaunchError> {
+    /// One that nobody else has; none where the sandbox must make its own.
+    pub fn take(&self) -> Result<Option<NetworkNamespace>, LaunchError> {
+        if !self.makes {
+            return Ok(None);
+        }
         let waiting = self.waiting.borrow_mut().pop();
         // With a step of its own, so that one that waited can be made to fail as well.
-        waiting.map_or_else(|| self.make(), Ok).step("network namespace", "")
+        waiting.map_or_else(|| self.make(), Ok).map(Some).step("network namespace", "")
     }
 
     /// Of a sandbox of which no process is left.

@@ -64,7 +64,8 @@ impl ProcessBackend {
             None => (None, CgroupReport::default()),
         };
         let wanted = plan.namespaces.contains(&Namespace::Net) && !dropped(Fence::NetNamespace);
-        let built = wanted.then(|| self.networks.take()).transpose().and_then(|network| {
+        let taken = if wanted { self.networks.take() } else { Ok(None) };
+        let built = taken.and_then(|network| {
             let around = network.as_ref().map(|n| launch::Network { sandbox: n.fd(), own: self.networks.own() });
             let cgroup = leaf.as_ref().map(Leaf::fd);
             launch::build(plan, lease, &self.assets, &self.view, cgroup, around).map(|building| (building, network))

@@ -42,8 +42,8 @@ pub fn return_to(own: BorrowedFd<'_>) {
     }
 }
 
-/// Builds a sandbox for `plan` in the cgroup directory `cgroup`, under the host uid and gid `lease`, in a network namespace
-/// that was made before where the plan has one.
+/// Builds a sandbox for `plan` in the cgroup directory `cgroup`, under the host uid and gid `lease`. A network namespace of
+/// the plan's is `network`, made before, or where there is none the sandbox makes its own.
 ///
 /// Returns as soon as pid 1 may go on by itself. On an error no process is left.
 pub fn build(
@@ -65,8 +65,8 @@ pub fn build(
     if let Some(network) = network {
         setns(network.sandbox, CloneFlags::CLONE_NEWNET).step("network namespace", "enter")?;
     }
-    let child = process::clone(clone_flags(plan), cgroup, || {
-        init::run(Setup { plan, id, engine, mounts: &mounts, channel: theirs })
+    let child = process::clone(clone_flags(plan, network.is_some()), cgroup, || {
+        init::run(Setup { plan, id, engine, mounts: &mounts, loopback_raised: network.is_some(), channel: theirs })
     });
     if let Some(network) = network {
         return_to(network.own);
@@ -103,15 +103,15 @@ fn write_maps(building: &Building, plan: &Plan, lease: u32, user_namespace: bool
     Ok(())
 }
 
-fn clone_flags(plan: &Plan) -> libc::c_int {
+fn clone_flags(plan: &Plan, inherits_network: bool) -> libc::c_int {
     plan.namespaces.iter().fold(0, |flags, namespace| {
         flags
             | match namespace {
                 Namespace::User => libc::CLONE_NEWUSER,
                 Namespace::Pid => libc::CLONE_NEWPID,
                 Namespace::Mount => libc::CLONE_NEWNS,
-                // Made before: the child inherits it.
-                Namespace::Net => 0,
+                Namespace::Net if dropped(Fence::NetNamespace) || inherits_network => 0,
+                Namespace::Net => libc::CLONE_NEWNET,
                 Namespace::Ipc if dropped(Fence::IpcNamespace) => 0,
                 Namespace::Ipc => libc::CLONE_NEWIPC,
                 Namespace::Uts if dropped(Fence::UtsNamespace) => 0,

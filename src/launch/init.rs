@@ -34,6 +34,8 @@ pub(super) struct Setup<'a> {
     pub engine: &'a EngineView,
     /// One for each mount of the plan, in its order; none where pid 1 must make it itself.
     pub mounts: &'a [Option<OwnedFd>],
+    /// In a network namespace of the host's, which this process has no right over. Otherwise it is its own.
+    pub loopback_raised: bool,
     pub channel: OwnedFd,
 }
 
@@ -109,7 +111,9 @@ fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
     null_stdio().step("stdio", "/dev/null")?;
 
     let loopback_up = if plan.namespaces.contains(&Namespace::Net) && !dropped(Fence::NetNamespace) {
-        // The engine raised it: this process has no right over a network namespace of the host's.
+        if !setup.loopback_raised {
+            net::raise_loopback().step("loopback", "lo")?;
+        }
         Some(net::loopback_is_up().step("loopback", "lo")?)
     } else {
         None

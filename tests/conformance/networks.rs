@@ -22,7 +22,7 @@ const PYTHON: &[&str] = &["root", "cgroup2", "python3"];
 
 #[test]
 fn one_in_which_no_internet_socket_was_made_comes_again() {
-    if !machine::expect_all(PYTHON) {
+    if !machine::expect_all(PYTHON) || !machine::expect("socket-watch") {
         return;
     }
     let engine = Engine::start(&[]);
@@ -116,5 +116,23 @@ fn a_next_user_sees_what_the_first_one_saw() {
     ] {
         run(what);
         assert_eq!(run(look), first, "{what}");
+    }
+}
+
+/// A container may withhold the capability to raise an interface: then every sandbox has a namespace of its own making.
+#[test]
+fn without_the_right_to_make_them_every_sandbox_makes_its_own() {
+    if !machine::expect_all(PYTHON) {
+        return;
+    }
+    let engine = Engine::start_under(&["setpriv", "--bounding-set", "-net_admin"]);
+    let mut front = engine.connect();
+    let mut seen = Vec::new();
+    for level in [Standard, Strict, Standard] {
+        let cookie = cookie_after(&mut front, level, "");
+        assert!(!seen.contains(&cookie), "{cookie} of {seen:?}");
+        seen.push(cookie);
+        let ran = front.run(level, "cat /proc/net/if_inet6 /proc/net/dev | grep -c lo");
+        assert_eq!(ran.stdout, "2\n", "{level:?}");
     }
 }

@@ -71,6 +71,7 @@ fn has(name: &str) -> bool {
                 && promised("systemd")
                 && ["/usr/lib", "/usr/local/lib", "/etc"].iter().any(|dir| unit(dir))
         }
+        "socket-watch" => socket_watch(),
         "memfd-noexec" => Path::new("/proc/sys/vm/memfd_noexec").exists(),
         "fault-injection" => cfg!(feature = "fault-injection"),
         program => ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|d| Path::new(d).join(program).exists()),
@@ -84,6 +85,18 @@ fn number_of(name: &str) -> Option<u32> {
 /// The kernel's own answer.
 pub fn landlock() -> u32 {
     sandkeep::sys::process::landlock_abi()
+}
+
+/// Whether a program can be attached to a cgroup that notes internet sockets. Tried on an empty one.
+fn socket_watch() -> bool {
+    use std::os::fd::AsFd;
+    let Some(dir) = cgroup2().map(|m| m.join(format!("sandkeep-try-{}", std::process::id()))) else { return false };
+    if std::fs::create_dir(&dir).is_err() {
+        return false;
+    }
+    let attached = std::fs::File::open(&dir).and_then(|fd| sandkeep::sys::bpf::SocketWatch::attach(fd.as_fd(), 1));
+    std::fs::remove_dir(&dir).unwrap();
+    attached.is_ok()
 }
 
 /// Where cgroup2 is mounted, from the mount table.
