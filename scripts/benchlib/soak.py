@@ -95,8 +95,8 @@ def growth(series):
 def slower(records, names, factor):
     """Kinds of call whose p99 of the last quarter is beyond `factor` times that of the first; and the figures."""
     found, told = [], []
-    for number, name in names.items():
-        mine = sorted((at, took * 1000) for n, at, took in records if n == number)
+    for number, name in [(None, "all calls")] + list(names.items()):
+        mine = sorted((at, took * 1000) for n, at, took in records if number in (None, n))
         if not mine:
             found.append("%s: no call was answered" % name)
             continue
