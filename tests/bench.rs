@@ -5,8 +5,8 @@ mod machine;
 
 use std::process::Command;
 
-/// Wrong answers, sandboxes used twice, leaks, growth and slowness are built into a service of its own; each must fail a
-/// soak, and a service without a fault must pass one.
+/// Wrong answers, sandboxes used twice, leaks, growth and slowness are built into a service of its own; each must fail
+/// a soak, and a service without a fault must pass one.
 #[test]
 fn a_soak_finds_every_fault_that_is_built_in() {
     if !machine::expect("python3") {

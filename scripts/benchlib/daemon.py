@@ -85,8 +85,10 @@ class Daemon:
         os.chmod(path, 0o600)
         self.log_path = os.path.join(self.directory, "log")
         self.log = open(self.log_path, "w")
+        # However the bench ends, its daemons end with it.
         self.process = subprocess.Popen(
-            [os.path.join(binaries, "sandkeepd"), "--config", path, "--state-dir", self.directory, "--allow-degraded"],
+            ["setpriv", "--pdeathsig", "TERM", os.path.join(binaries, "sandkeepd"), "--config", path, "--state-dir",
+             self.directory, "--allow-degraded"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.socket = os.path.join(self.directory, "run", "sandkeep.sock")
         self.ready()

@@ -26,8 +26,8 @@ def compiled(root):
     if not os.path.exists(program):
         os.makedirs(directory, exist_ok=True)
         fresh = "%s.%d" % (program, os.getpid())
-        subprocess.run(["rustc", "--edition", "2024", "-C", "opt-level=3", "-C", "codegen-units=1", source, "-o", fresh],
-                       check=True)
+        argv = ["rustc", "--edition", "2024", "-C", "opt-level=3", "-C", "codegen-units=1", source, "-o", fresh]
+        subprocess.run(argv, check=True)
         os.rename(fresh, program)
     return program
 

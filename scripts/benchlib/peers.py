@@ -1,4 +1,4 @@
-"""The peers: each gets the nearest isolation to ours that its own flags give, and nothing that would slow it further."""
+"""The peers: each gets the nearest isolation to ours that its own flags give, and nothing that slows it further."""
 import io
 import json
 import os
@@ -176,12 +176,14 @@ class Docker:
         with open(inside["json"], "w") as file:
             file.write("{}")
         self.client += ["--host", "unix://" + inside["socket"]]
-        argv = ["dockerd", "--config-file", inside["json"], "--data-root", inside["data"], "--exec-root", inside["exec"],
-                "--pidfile", inside["pid"], "--host", "unix://" + inside["socket"], "--bridge", "none",
+        argv = ["dockerd", "--config-file", inside["json"], "--data-root", inside["data"],
+                "--exec-root", inside["exec"], "--pidfile", inside["pid"], "--host", "unix://" + inside["socket"], "--bridge", "none",
                 "--cgroup-parent", "/" + CGROUP, "--exec-opt", "native.cgroupdriver=cgroupfs",
                 "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
         # In a pid namespace of its own nothing of it can stay: its containerd and its shims end with the first process.
-        apart = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        # And the first process ends with this one, however that ends.
+        apart = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation",
+                 "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with open(inside["log"], "w") as log:
             self.engine = subprocess.Popen(apart + generator.own_view(argv), stdin=subprocess.DEVNULL, stdout=log,
                                            stderr=log)

@@ -1,4 +1,4 @@
-"""A long run under load: nothing may grow, no answer may be wrong, and it must be as fast at the end as at the start."""
+"""A long run under load: nothing may grow, no answer may be wrong, the end must be as fast as the start."""
 import os
 import re
 import statistics
