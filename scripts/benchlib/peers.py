@@ -177,7 +177,8 @@ class Docker:
             file.write("{}")
         self.client += ["--host", "unix://" + inside["socket"]]
         argv = ["dockerd", "--config-file", inside["json"], "--data-root", inside["data"],
-                "--exec-root", inside["exec"], "--pidfile", inside["pid"], "--host", "unix://" + inside["socket"], "--bridge", "none",
+                "--exec-root", inside["exec"], "--pidfile", inside["pid"], "--host", "unix://" + inside["socket"],
+                "--bridge", "none",
                 "--cgroup-parent", "/" + CGROUP, "--exec-opt", "native.cgroupdriver=cgroupfs",
                 "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
         # In a pid namespace of its own nothing of it can stay: its containerd and its shims end with the first process.

@@ -76,11 +76,12 @@ class Statistics(unittest.TestCase):
 
     def test_marks_are_judged_in_their_direction(self):
         names = {"bash true, p50 / bare": 1.5, "calls a second / bubblewrap launches a second": 1.5,
-                 "python 1+1, p50 / bare": .1}
+                 "python 1+1, p50 / bare": .1, "bash true, p50 with 1,000 waiting / with the fewest": 1.5}
         verdicts = {m["mark"]: m["verdict"] for m in marks.judged(names, {})}
         self.assertEqual(verdicts["bash true, p50 / bare"], "reached")
         self.assertEqual(verdicts["calls a second / bubblewrap launches a second"], "NOT REACHED")
         self.assertEqual(verdicts["python 1+1, p50 / bare"], "reached, and the moonshot")
+        self.assertEqual(verdicts["bash true, p50 with 1,000 waiting / with the fewest"], "not the moonshot")
         self.assertIn("not measured", verdicts["waiting bash sandboxes held"])
         self.assertEqual(len(marks.shown(marks.judged(names, {}))), len(verdicts) + 1)
 
