@@ -74,6 +74,20 @@ class Statistics(unittest.TestCase):
         self.assertIn("from", stats.grown([(t, v + t) for t, v in noise], 4, .05))
         self.assertIsNone(stats.grown([(t, 1000 + t / 50) for t in range(100)], 4, .05))
 
+    def test_a_pool_that_fills_is_no_leak_and_hides_none(self):
+        # It grows for the whole run; each sandbox holds four descriptors and one lease.
+        pool = [(t, 10 + t // 2) for t in range(100)]
+        held = {"sandboxes": pool, "descriptors, engine": [(t, 20 + 4 * n) for t, n in pool], "leases": pool}
+        self.assertEqual(soak.growth(held, 16), [])
+        # The pool is full and something goes on growing.
+        full = [(t, min(64, 10 + 3 * t)) for t in range(100)]
+        leak = {"sandboxes": full, "descriptors, engine": [(t, 20 + 4 * n + 2 * t) for t, n in full],
+                "leases": [(t, n + t) for t, n in full]}
+        found = soak.growth(leak, 16)
+        self.assertTrue(len(found) == 2 and all("grew" in why for why in found), found)
+        endless = [(t, 10 + 3 * t) for t in range(100)]
+        self.assertIn("sandboxes lived at once", soak.growth({"sandboxes": endless}, 16)[0])
+
     def test_marks_are_judged_in_their_direction(self):
         names = {"bash true, p50 / bare": 1.5, "calls a second / bubblewrap launches a second": 1.5,
                  "python 1+1, p50 / bare": .1, "bash true, p50 with 1,000 waiting / with the fewest": 1.5}
