@@ -9,12 +9,20 @@ from . import measure, workloads
 ROOM = """
 [http]
 connections_max = 8192
-queue_max = 8192
+%squeue_max = 8192
 [capacity]
 sandboxes = 8192
 memory_mb = 16777216
 processes = 4194304
 """
+PER_PEER = "connections_per_peer_max = 8192\n"
+
+
+def room(binaries):
+    """ROOM in the words of these binaries: earlier ones do not know all of them."""
+    return ROOM % (PER_PEER if daemons.knows(binaries, "[http]\n" + PER_PEER) else "")
+
+
 # Where there is a pool it may hold this many and their memory.
 POOL = "[pool]\nwaiting_max = %d\nmemory_mb = %d\n"
 
@@ -86,7 +94,7 @@ def held(generator, binaries, kind, counts, runs):
     The daemon's pool is off where it has one: what is counted are the calls alone.
     """
     off = "[pool]\nenabled = false\n" if daemons.has_pool(binaries) else ""
-    daemon = daemons.Daemon(binaries, "waiting", ROOM + off)
+    daemon = daemons.Daemon(binaries, "waiting", room(binaries) + off)
     try:
         workload = HELD[kind]
         number = generator.call("held " + kind, daemon.socket, workload, "standard", HELD_SECONDS)
@@ -114,7 +122,7 @@ def pooled(generator, binaries, kind, counts, runs):
     """Sandboxes that a pool holds ready. How many it holds is its own decision, after as many callers at once."""
     rows = []
     for count in counts:
-        daemon = daemons.Daemon(binaries, "pool of %d" % count, ROOM + POOL % (count, 16 * count + 64))
+        daemon = daemons.Daemon(binaries, "pool of %d" % count, room(binaries) + POOL % (count, 16 * count + 64))
         try:
             time.sleep(1)
             before, start = settled_kernel_kib(), waiters(daemon)

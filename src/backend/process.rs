@@ -153,18 +153,17 @@ impl Live {
         is_silent(&[self.pidfd(), self.channel()]) && state(self.child.pid) == Some('S')
     }
 
-    /// A way to ask about its process that is `inner` inside.
-    pub fn watched(&self, inner: i32) -> std::io::Result<Watched> {
-        let gone = || std::io::Error::from_raw_os_error(libc::ESRCH);
-        // Without a cgroup of its own its processes can not be listed: pid 1's children are its only ones at that time.
-        let find = || match &self.leaf {
-            Some(leaf) => leaf.host_pid(inner),
-            None => only_child(self.child.pid),
+    /// A way to ask about its command, which must be its only process but pid 1.
+    pub fn watched(&self) -> std::io::Result<Watched> {
+        let pid1 = self.child.pid;
+        let find = || {
+            let children = std::fs::read_to_string(format!("/proc/{pid1}/task/{pid1}/children"))?;
+            children.trim().parse::<i32>().map_err(|_| std::io::Error::from_raw_os_error(libc::ESRCH))
         };
-        let pid = find().ok_or_else(gone)?;
+        let pid = find()?;
         let pidfd = crate::sys::process::pidfd_open(pid)?;
         // Nobody else has got its number in between.
-        if find() == Some(pid) { Ok(Watched { pid, pidfd }) } else { Err(gone()) }
+        if find()? == pid { Ok(Watched { pid, pidfd }) } else { Err(std::io::Error::from_raw_os_error(libc::ESRCH)) }
     }
 
     /// What the cgroup said when the limits were last set.
@@ -280,10 +279,6 @@ impl Watched {
     pub fn is_there(&self) -> bool {
         is_silent(&[self.pidfd.as_fd()]) && matches!(state(self.pid), Some('S' | 'R' | 'D'))
     }
-}
-
-fn only_child(pid: i32) -> Option<i32> {
-    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.trim().parse().ok()
 }
 
 fn is_silent(fds: &[BorrowedFd<'_>]) -> bool {

@@ -238,7 +238,7 @@ impl Monitor {
     pub(super) fn ahead_is_up(&mut self, key: u64, pid: i32, landlock: Option<LandlockWire>) {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
         let Some(ahead) = &mut sandbox.ahead else { return };
-        match sandbox.live.watched(pid) {
+        match sandbox.live.watched() {
             Ok(watched) => ahead.command = Some((pid, watched)),
             Err(e) => {
                 tracing::warn!(sandbox = %sandbox.id, error = %e, "a command that was started ahead is gone");

@@ -273,8 +273,7 @@ impl Monitor {
                 return None;
             }
             // With every core busy the limit can not be reached sooner.
-            let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
-            next = now + ((most - used) / cores).clamp(TICK_LEAST, TICK);
+            next = now + ((most - used) / self.cores).clamp(TICK_LEAST, TICK);
         }
         if counters.refused_forks.is_some_and(|refused| refused >= REFUSED_FORKS_MAX) {
             self.kill(key, Outcome::PidsLimit);

@@ -111,6 +111,8 @@ pub struct Monitor {
     pub(super) ended: VecDeque<Ended>,
     /// Sum of the memory limits of all that live.
     pub(super) memory_promised: u64,
+    /// Asked for once: the answer is looked up in the cgroup tree.
+    pub(super) cores: u32,
     pub(super) pool: Pool,
     /// How many of `sandboxes` are no call's yet.
     pub(super) ahead: usize,
@@ -152,6 +154,7 @@ impl Monitor {
         epoll.add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener.pack()))?;
         epoll.add(signals.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.pack()))?;
         Ok(Self {
+            cores: std::thread::available_parallelism().map_or(1, usize::from) as u32,
             pool: Pool::new(settings.config.pool),
             ahead: 0,
             generation: 0,

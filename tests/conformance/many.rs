@@ -11,7 +11,7 @@ const GROWTH_KIB_MAX: u64 = 4096;
 
 #[test]
 fn a_thousand_in_sequence_leave_nothing() {
-    if !machine::expect("root") {
+    if !machine::expect("root") || !machine::nothing_waits() {
         return;
     }
     let engine = Engine::start(&[]);
@@ -56,7 +56,7 @@ fn a_thousand_in_sequence_leave_nothing() {
 
 #[test]
 fn a_hundred_at_once_leave_nothing() {
-    if !machine::expect("root") {
+    if !machine::expect("root") || !machine::nothing_waits() {
         return;
     }
     let engine = Engine::start(&[]);
