@@ -39,6 +39,8 @@ pub(super) struct Ahead {
     /// The front's ends of a command that is up: the order of `Reply::Taken`.
     ends: Vec<OwnedFd>,
     landlock: Option<LandlockWire>,
+    /// It is complete, and was counted as such.
+    came: bool,
     /// The command, where one is up: its number inside, and what tells whether it still waits.
     command: Option<(i32, Watched)>,
 }
@@ -92,8 +94,8 @@ impl Monitor {
             Ok(prepared) => prepared,
             Err(e) => return self.violation(from, seq, &e),
         };
-        let stale = self.pool.prepare(prepared, Instant::now());
-        if !stale.is_empty() {
+        let (changed, stale) = self.pool.prepare(prepared, Instant::now());
+        if changed {
             self.generation += 1;
         }
         stale.into_iter().for_each(|key| self.retire(key));
@@ -137,7 +139,7 @@ impl Monitor {
         match (wanted, self.asked_last + QUIET) {
             (true, quiet) if quiet <= now || self.pool.is_low() => Idle::Now,
             (true, quiet) => Idle::At(quiet),
-            (false, _) => self.pool.next_time().map_or(Idle::Nothing, Idle::At),
+            (false, _) => self.pool.next_time(now).map_or(Idle::Nothing, Idle::At),
         }
     }
 
@@ -153,7 +155,7 @@ impl Monitor {
             return;
         }
         let now = Instant::now();
-        if self.pool.next_time().is_some_and(|at| at <= now) && self.tend_pool(now) {
+        if self.tend_pool(now) {
             return;
         }
         if self.has_room_ahead()
@@ -206,14 +208,14 @@ impl Monitor {
     /// Pid 1 of one that is built ahead is ready.
     pub(super) fn ahead_is_ready(&mut self, key: u64) {
         let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
-        let Some(ahead) = &sandbox.ahead else { return };
+        let Some(ahead) = &mut sandbox.ahead else { return };
         if ahead.generation != self.generation {
             return self.kill(key, Outcome::Killed { by: KilledBy::Shutdown });
         }
         let Some(runtime) = &ahead.kind.runtime else {
-            let kind = ahead.kind.clone();
+            ahead.came = true;
             sandbox.state = State::Waiting;
-            return self.pool.came(&kind, key);
+            return self.pool.came(&ahead.kind, key);
         };
         let Some(prepared) = self.pool.prepared(runtime) else {
             return self.kill(key, Outcome::Killed { by: KilledBy::Shutdown });
@@ -246,20 +248,19 @@ impl Monitor {
             }
         }
         ahead.landlock = landlock;
-        let (kind, generation) = (ahead.kind.clone(), ahead.generation);
+        if ahead.generation != self.generation {
+            return self.kill(key, Outcome::Killed { by: KilledBy::Shutdown });
+        }
+        ahead.came = true;
         sandbox.run = None;
         sandbox.state = State::Waiting;
-        if generation == self.generation {
-            self.pool.came(&kind, key);
-        } else {
-            self.kill(key, Outcome::Killed { by: KilledBy::Shutdown });
-        }
+        self.pool.came(&ahead.kind, key);
     }
 
     /// One that was built ahead is gone without having been used.
-    pub(super) fn ahead_is_gone(&mut self, key: u64, ahead: &Ahead, came: bool, cause: Option<&Outcome>) {
+    pub(super) fn ahead_is_gone(&mut self, key: u64, ahead: &Ahead, cause: Option<&Outcome>) {
         self.pool.lost(key);
-        if !came && ahead.generation == self.generation {
+        if !ahead.came && ahead.generation == self.generation {
             self.pool.failed(&ahead.kind, Instant::now());
         }
         if cause.is_none_or(|cause| *cause == Outcome::EngineFault) {

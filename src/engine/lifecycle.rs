@@ -330,8 +330,7 @@ impl Monitor {
         let Some(mut sandbox) = self.sandboxes.remove(&key) else { return };
         if let Some(ahead) = sandbox.ahead.take() {
             self.ahead -= 1;
-            let came = sandbox.enforced.is_some() && sandbox.run.is_none();
-            self.ahead_is_gone(key, &ahead, came, sandbox.cause.as_ref());
+            self.ahead_is_gone(key, &ahead, sandbox.cause.as_ref());
         } else {
             self.by_id.remove(&sandbox.id);
             self.memory_promised -= sandbox.plan.limits.memory_bytes;

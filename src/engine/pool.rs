@@ -84,14 +84,18 @@ impl Pool {
         self.settings.enabled
     }
 
-    /// Takes over what a front wants ahead. Returns the keys of those that wait for nothing any more.
-    pub fn prepare(&mut self, prepared: Vec<Prepared>, now: Instant) -> Vec<u64> {
+    /// Takes over what a front wants ahead. Returns whether that changed anything, and the keys of those that wait for
+    /// nothing any more. Where it did, none that is on its way is expected any more.
+    pub fn prepare(&mut self, prepared: Vec<Prepared>, now: Instant) -> (bool, Vec<u64>) {
         let stale: Vec<String> =
             self.prepared.iter().filter(|old| !prepared.contains(old)).map(|old| old.runtime.clone()).collect();
         self.prepared = prepared;
         self.asked = true;
         self.next_look.get_or_insert(now + LOOK_EVERY);
         let dropped = self.forget(|kind| kind.runtime.as_ref().is_some_and(|runtime| stale.contains(runtime)));
+        if !stale.is_empty() {
+            self.forget_coming();
+        }
         let runtimes: Vec<Option<String>> =
             [None].into_iter().chain(self.prepared.iter().map(|p| Some(p.runtime.clone()))).collect();
         for runtime in runtimes {
@@ -99,12 +103,17 @@ impl Pool {
             class.floor = FLOOR;
             class.want = class.want.max(FLOOR);
         }
-        dropped
+        (!stale.is_empty(), dropped)
     }
 
-    /// Forgets everything that waits: what it was built from has changed. Returns the keys.
+    fn forget_coming(&mut self) {
+        self.classes.iter_mut().for_each(|class| class.coming = 0);
+    }
+
+    /// Forgets everything that waits or is on its way: what it was built from has changed. Returns the keys of what waits.
     pub fn renew(&mut self, settings: config::Pool) -> Vec<u64> {
         self.settings = settings;
+        self.forget_coming();
         let mut keys = Vec::new();
         for class in &mut self.classes {
             keys.extend(class.waiting.drain(..));
@@ -191,12 +200,13 @@ impl Pool {
         self.classes.iter().any(|c| c.has() * 2 < c.want)
     }
 
-    /// When there may be something to do although nothing happens.
-    pub fn next_time(&self) -> Option<Instant> {
+    /// When, after `now`, there may be something to build although nothing happens; a look that is due is due at once.
+    pub fn next_time(&self, now: Instant) -> Option<Instant> {
         if !self.settings.enabled || !self.asked {
             return None;
         }
         let paused = self.classes.iter().filter(|c| c.has() < c.want).filter_map(|c| c.paused_until);
+        let paused = paused.filter(|until| *until > now);
         paused.chain(self.next_look).min()
     }
 
@@ -278,7 +288,7 @@ mod tests {
 
     fn pool(now: Instant) -> Pool {
         let mut pool = Pool::new(SETTINGS);
-        assert!(pool.prepare(Vec::new(), now).is_empty());
+        assert_eq!(pool.prepare(Vec::new(), now), (false, vec![]));
         pool
     }
 
@@ -300,7 +310,7 @@ mod tests {
         assert_eq!(Pool::new(SETTINGS).wanted(now), None);
         let mut off = Pool::new(config::Pool { enabled: false, ..SETTINGS });
         off.prepare(Vec::new(), now);
-        assert_eq!((off.wanted(now), off.take(&plain(Level::Standard), |_| true), off.next_time()), (None, None, None));
+        assert_eq!((off.wanted(now), off.take(&plain(Level::Standard), |_| true), off.next_time(now)), (None, None, None));
     }
 
     #[test]
@@ -369,6 +379,33 @@ mod tests {
     }
 
     #[test]
+    fn what_will_never_come_is_not_waited_for() {
+        let now = Instant::now();
+        let mut pool = pool(now);
+        let kind = plain(Level::Standard);
+        for _ in 0..FLOOR {
+            pool.begun(&kind);
+        }
+        assert_eq!(pool.wanted(now), None);
+        // Settings changed: those that are on their way are thrown away without a word.
+        assert!(pool.renew(SETTINGS).is_empty());
+        fill(&mut pool, now, 1);
+        assert_eq!(pool.waiting(), FLOOR as usize);
+    }
+
+    #[test]
+    fn a_pause_that_is_over_wakes_nobody_again() {
+        let now = Instant::now();
+        let mut pool = pool(now);
+        let kind = plain(Level::Standard);
+        pool.begun(&kind);
+        pool.failed(&kind, now);
+        assert_eq!(pool.next_time(now), Some(now + PAUSE_FIRST));
+        let later = now + PAUSE_FIRST;
+        assert_eq!(pool.next_time(later), Some(now + LOOK_EVERY), "whether or not there is room for one more");
+    }
+
+    #[test]
     fn memory_bounds_what_waits() {
         let now = Instant::now();
         let mut pool = pool(now);
@@ -389,8 +426,9 @@ mod tests {
         };
         pool.prepare(vec![prepared("a")], now);
         fill(&mut pool, now, 1);
-        assert!(pool.prepare(vec![prepared("a")], now).is_empty());
-        assert_eq!(pool.prepare(vec![prepared("b")], now).len(), FLOOR as usize);
+        assert_eq!(pool.prepare(vec![prepared("a")], now), (false, vec![]));
+        let (changed, dropped) = pool.prepare(vec![prepared("b")], now);
+        assert_eq!((changed, dropped.len()), (true, FLOOR as usize));
         assert_eq!(pool.waiting(), FLOOR as usize, "those without a command stay");
     }
 }
