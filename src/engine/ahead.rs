@@ -197,8 +197,14 @@ impl Monitor {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|e| e.to_string())?;
         let id = SandboxId::from_random(random);
-        let ahead =
-            Ahead { kind: kind.clone(), generation: self.generation, ends: Vec::new(), landlock: None, command: None };
+        let ahead = Ahead {
+            kind: kind.clone(),
+            generation: self.generation,
+            ends: Vec::new(),
+            landlock: None,
+            came: false,
+            command: None,
+        };
         let live = self.build(&id, &plan).map_err(|refusal| format!("{refusal:?}"))?;
         let key = self.insert(Sandbox::new(id, plan, LifetimeWire::Call, None, live, Some(ahead)));
         self.wake(key, Instant::now() + BUILD_WAIT);

@@ -310,7 +310,10 @@ mod tests {
         assert_eq!(Pool::new(SETTINGS).wanted(now), None);
         let mut off = Pool::new(config::Pool { enabled: false, ..SETTINGS });
         off.prepare(Vec::new(), now);
-        assert_eq!((off.wanted(now), off.take(&plain(Level::Standard), |_| true), off.next_time(now)), (None, None, None));
+        assert_eq!(
+            (off.wanted(now), off.take(&plain(Level::Standard), |_| true), off.next_time(now)),
+            (None, None, None)
+        );
     }
 
     #[test]

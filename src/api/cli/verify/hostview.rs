@@ -226,16 +226,20 @@ fn namespaces(pid: i32) -> BTreeMap<&'static str, u64> {
     SPACES.iter().filter_map(|(_, link, _)| Some((*link, inode(link)?))).collect()
 }
 
-/// The engine's own. It enters a sandbox's network namespace for the moment in which pid 1 is born there, so where it is
-/// most of the time is asked for.
+/// The engine's own. It enters a sandbox's network namespace for the moment in which pid 1 is born there; where it comes from
+/// and returns to is where its parent is.
 fn engine_namespaces(pid: i32) -> BTreeMap<&'static str, u64> {
-    let mut seen: Vec<BTreeMap<&'static str, u64>> = Vec::new();
-    for _ in 0..15 {
-        seen.push(namespaces(pid));
-        std::thread::sleep(Duration::from_millis(2));
+    let parent = procfs::process::Process::new(pid).and_then(|p| p.stat()).map(|stat| namespaces(stat.ppid));
+    let home = parent.ok().and_then(|of_parent| of_parent.get("net").copied());
+    let mut now = namespaces(pid);
+    for _ in 0..500 {
+        if home.is_none() || now.get("net") == home.as_ref() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        now = namespaces(pid);
     }
-    let times = |one: &BTreeMap<&'static str, u64>| seen.iter().filter(|other| *other == one).count();
-    seen.iter().max_by_key(|one| times(one)).cloned().unwrap_or_default()
+    now
 }
 
 pub(super) fn descriptors(pid: i32) -> io::Result<BTreeMap<i32, String>> {
