@@ -150,7 +150,7 @@ impl Live {
 
     /// Whether it is as it was left: pid 1 alive, not stopped, with nothing to say.
     pub fn is_idle(&self) -> bool {
-        is_silent(&[self.pidfd(), self.channel()]) && state(self.child.pid) == Some('S')
+        is_silent(&[self.pidfd(), self.channel()]) && runs(self.child.pid)
     }
 
     /// A way to ask about its command, which must be its only process but pid 1.
@@ -277,7 +277,7 @@ pub struct Watched {
 impl Watched {
     /// Whether it lives and was not stopped.
     pub fn is_there(&self) -> bool {
-        is_silent(&[self.pidfd.as_fd()]) && matches!(state(self.pid), Some('S' | 'R' | 'D'))
+        is_silent(&[self.pidfd.as_fd()]) && runs(self.pid)
     }
 }
 
@@ -286,11 +286,11 @@ fn is_silent(fds: &[BorrowedFd<'_>]) -> bool {
     poll(&mut fds, PollTimeout::ZERO) == Ok(0)
 }
 
-/// State of the main thread of `pid`, as in proc_pid_stat(5).
-fn state(pid: i32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// Whether the main thread of `pid` is neither stopped nor dead, by its state in proc_pid_stat(5).
+fn runs(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A name may hold anything, a closing parenthesis too.
-    stat.rsplit_once(") ")?.1.chars().next()
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['S', 'R', 'D']))
 }
 
 /// The command's own end in the words of the contract.

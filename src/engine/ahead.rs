@@ -30,6 +30,9 @@ use crate::wire::{
 /// shall not hold up what is wanted now.
 const QUIET: Duration = Duration::from_millis(2);
 
+/// Memory that must be left beside everything promised before one more is built: more than any of them takes.
+const MARGIN_BYTES: u64 = 16 * 1024 * 1024;
+
 /// What is known of a sandbox that no call has yet.
 #[derive(Debug)]
 pub(super) struct Ahead {
@@ -137,16 +140,29 @@ impl Monitor {
         }
         let wanted = self.has_room_ahead() && self.pool.wanted(now).is_some();
         match (wanted, self.asked_last + QUIET) {
-            (true, quiet) if quiet <= now || self.pool.is_low() => Idle::Now,
+            (true, quiet) if quiet <= now || self.pool.is_low(now) => Idle::Now,
             (true, quiet) => Idle::At(quiet),
             (false, _) => self.pool.next_time(now).map_or(Idle::Nothing, Idle::At),
         }
     }
 
-    /// A uid must be left for each sandbox that may still be asked for.
+    /// A uid must be left for each sandbox that may still be asked for, and memory for all that was promised.
     fn has_room_ahead(&self) -> bool {
         let most = self.settings.capacity.sandboxes_max as usize;
-        self.leases.available() > most.saturating_sub(self.in_use())
+        self.leases.available() > most.saturating_sub(self.in_use()) && !self.is_crowded(MARGIN_BYTES)
+    }
+
+    fn is_crowded(&self, margin: u64) -> bool {
+        self.memory_promised + self.pool.bytes() + margin > self.settings.capacity.memory_bytes_max
+    }
+
+    /// What waits gives way to what was promised to calls: both are charged to one cgroup.
+    pub(super) fn give_way(&mut self) {
+        while self.is_crowded(0)
+            && let Some(key) = self.pool.spare()
+        {
+            self.retire(key);
+        }
     }
 
     /// One step of what [`Monitor::idle`] is about.
@@ -170,8 +186,9 @@ impl Monitor {
         let Some(surplus) = self.pool.look(now) else { return false };
         surplus.into_iter().for_each(|key| self.retire(key));
         let old = |s: &Sandbox| s.state == State::Waiting && now.duration_since(s.born) > AGE_MAX;
-        let old: Vec<u64> = self.sandboxes.iter().filter(|(_, s)| old(s)).map(|(key, _)| *key).collect();
-        old.into_iter().for_each(|key| self.retire(key));
+        // One at a time, oldest first: those of one burst shall not all be gone at once.
+        let oldest = self.sandboxes.iter().filter(|(_, s)| old(s)).min_by_key(|(_, s)| s.born).map(|(key, _)| *key);
+        oldest.into_iter().for_each(|key| self.retire(key));
         for (kind, key) in self.pool.samples() {
             if let Some(bytes) = self.sandboxes.get(&key).and_then(|s| s.live.memory_now()) {
                 self.pool.measured(&kind, bytes);
@@ -283,9 +300,9 @@ impl Monitor {
             self.renew_pool();
         }
         let warm = kind.runtime.is_some();
-        while let Some(key) =
-            self.pool.take(&kind, |key| self.sandboxes.get(&key).is_some_and(|s| s.plan.can_become(plan, warm)))
-        {
+        while let Some(key) = self.pool.take(&kind, |key| {
+            self.sandboxes.get(&key).is_some_and(|s| s.state == State::Waiting && s.plan.can_become(plan, warm))
+        }) {
             let Some(sandbox) = self.sandboxes.get_mut(&key) else { continue };
             let command = sandbox.ahead.as_ref().and_then(|a| a.command.as_ref());
             let set = if sandbox.live.is_idle() && command.is_none_or(|(_, command)| command.is_there()) {
@@ -325,6 +342,7 @@ impl Monitor {
         sandbox.born = Instant::now();
         sandbox.state = State::Ready;
         self.by_id.insert(id.clone(), key);
+        self.give_way();
     }
 
     pub(super) fn take(&mut self, from: ConnectionKey, seq: u32, take: Take) {
@@ -333,6 +351,10 @@ impl Monitor {
         };
         if self.by_id.contains_key(&id) {
             return self.violation(from, seq, "a sandbox id that is in use");
+        }
+        // Only what was prepared can ever wait; another name is no demand.
+        if self.pool.prepared(&take.runtime).is_none() {
+            return self.refuse(from, seq, Refusal::NoneWaiting);
         }
         let plan = match self.admissible(take.level.into(), take.limits) {
             Ok(plan) => plan,
@@ -361,8 +383,9 @@ impl Monitor {
             end: None,
         });
         let Some(created) = created(sandbox) else { return self.kill(key, Outcome::EngineFault) };
-        self.reply(from, seq, Reply::Taken { created, landlock }, ends);
+        // Before the reply, which may find its front gone and end the sandbox.
         self.wake(key, began + wall.min(super::lifecycle::TICK));
+        self.reply(from, seq, Reply::Taken { created, landlock }, ends);
     }
 }
 

@@ -96,9 +96,13 @@ impl Monitor {
                 self.kill(key, Outcome::EngineFault);
             }
             (FromInit::Ended(end), State::Running) => {
+                // Its clocks stop here: what it left is killed and reaped on nobody's time.
                 if let Some(run) = &mut sandbox.run {
                     run.end = Some((end, Instant::now()));
                 }
+                self.wake(key, Instant::now() + DEATH_WAIT);
+            }
+            (FromInit::Alone, State::Running) => {
                 // Pid 1 has killed and reaped orphans, sessions of their own and children that hold stdout; the kernel is asked
                 // whether that is so. Then the end can be told while what is left of the sandbox is still taken down.
                 if sandbox.live.is_alone() == Some(true) {
@@ -113,7 +117,7 @@ impl Monitor {
                 message @ (FromInit::Started { .. } | FromInit::Ended(_) | FromInit::NotStarted { .. }),
                 State::Ending,
             ) => self.late_news(key, message),
-            (FromInit::Ready(_) | FromInit::Failed { .. }, State::Ending) => {}
+            (FromInit::Ready(_) | FromInit::Failed { .. } | FromInit::Alone, State::Ending) => {}
             (message, state) => {
                 tracing::error!(sandbox = %sandbox.id, ?message, state = state.name(), "pid 1 spoke out of turn");
                 self.kill(key, Outcome::EngineFault);
@@ -198,7 +202,11 @@ impl Monitor {
         if sandbox.state == State::Ending {
             return;
         }
-        if sandbox.cause.is_none() {
+        if sandbox.ahead.is_some() {
+            self.pool.lost(key);
+        }
+        let ended = sandbox.run.as_ref().is_some_and(|run| run.end.is_some());
+        if sandbox.cause.is_none() && !ended {
             // Only now can its scratch and its processes still be looked at.
             if sandbox.run.is_some() {
                 sandbox.full_mounts = sandbox.live.full_mounts(&sandbox.plan);
@@ -244,6 +252,11 @@ impl Monitor {
                 None
             }
             State::Building | State::Ready | State::Waiting => None,
+            State::Running if sandbox.run.as_ref().is_some_and(|run| run.end.is_some()) => {
+                // Pid 1 did not get done with what the command left.
+                self.end_processes(key);
+                None
+            }
             State::Starting | State::Running => self.check_limits(key, now),
             State::Ending => {
                 tracing::error!(sandbox = %sandbox.id, pid = sandbox.live.pid(), "a killed sandbox is still there");

@@ -182,7 +182,7 @@ impl Pool {
             return None;
         }
         let all: u32 = self.classes.iter().map(Class::has).sum();
-        let bytes: u64 = self.classes.iter().map(|c| u64::from(c.has()) * c.bytes).sum();
+        let bytes = self.bytes();
         let may = |c: &&Class| {
             c.has() < c.want
                 && c.paused_until.is_none_or(|until| until <= now)
@@ -196,8 +196,22 @@ impl Pool {
     }
 
     /// Whether so few wait that the next calls may find none: then building is not put off.
-    pub fn is_low(&self) -> bool {
-        self.classes.iter().any(|c| c.has() * 2 < c.want)
+    pub fn is_low(&self, now: Instant) -> bool {
+        let may_come = |c: &&Class| c.paused_until.is_none_or(|until| until <= now);
+        self.classes.iter().filter(may_come).any(|c| c.has() * 2 < c.want)
+    }
+
+    /// What those that wait or are on their way take, by what was measured.
+    pub fn bytes(&self) -> u64 {
+        self.classes.iter().map(|c| u64::from(c.has()) * c.bytes).sum()
+    }
+
+    /// One that can be done without, of the kind of which most wait.
+    pub fn spare(&mut self) -> Option<u64> {
+        let class = self.classes.iter_mut().max_by_key(|c| c.waiting.len())?;
+        let spare = class.waiting.pop_front();
+        class.note_low();
+        spare
     }
 
     /// When, after `now`, there may be something to build although nothing happens; a look that is due is due at once.

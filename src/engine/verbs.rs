@@ -147,6 +147,7 @@ impl Monitor {
         self.memory_promised += plan.limits.memory_bytes;
         let key = self.insert(Sandbox::new(id.clone(), plan, create.lifetime, Some(sender), live, None));
         self.by_id.insert(id.clone(), key);
+        self.give_way();
         Ok(key)
     }
 
@@ -317,6 +318,6 @@ pub(super) fn stat_of(sandbox: &Sandbox) -> StatWire {
         age_ms: sandbox.born.elapsed().as_millis() as u64,
         usage: sandbox.usage().into(),
         outputs: false,
-        end: None,
+        end: sandbox.end.clone().filter(|_| sandbox.lifetime == LifetimeWire::Detached),
     }
 }

@@ -62,9 +62,10 @@ pub enum FromInit {
     Started { pid: i32, landlock: Option<LandlockWire> },
     /// The command could not be executed; nothing ran.
     NotStarted { step: String, target: String, errno: i32 },
-    /// The command's own process ended; pid 1 has killed and reaped every other process of its namespace since, and
-    /// ends now.
+    /// The command's own process ended; pid 1 is about to kill and reap every other process of its namespace.
     Ended(CommandEnd),
+    /// That is done; pid 1 ends now.
+    Alone,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

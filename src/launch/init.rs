@@ -358,14 +358,15 @@ fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The command has ended, and with it whatever it left: orphans, sessions of their own, children that hold its output.
 ///
-/// The engine is told once all of them are dead and reaped, so that it may believe the end of the output; then this
-/// process ends by itself, and what its end takes (mounts, namespaces) is done beside the engine, not in its way.
+/// The end is told at once: the command's clocks stop there. Once all others are dead and reaped that is told, so that the
+/// engine may believe the end of the output; then this process ends by itself, and what its end takes (mounts, namespaces)
+/// is done beside the engine, not in its way.
 fn end(plan: &Plan, channel: BorrowedFd<'_>, reaped: &Reaped) -> io::Result<()> {
     // Before they die: what is full now may be empty then.
-    let end = end_of(plan, reaped);
+    send(channel, &FromInit::Ended(end_of(plan, reaped)), &[])?;
     kill_all_others()?;
     reap_all()?;
-    send(channel, &FromInit::Ended(end), &[])
+    send(channel, &FromInit::Alone, &[])
 }
 
 /// Starts the command and tells the engine whether its program runs.

@@ -1,9 +1,9 @@
 //! bash: the script is read from descriptor 4 and evaluated, so that it behaves as with `bash -c`.
 
-/// Waits at the gate, reads the whole script (which holds no NUL), closes both descriptors and evaluates it on line 1, so that
+/// Waits at the gate (which, closed without its line, lets nothing run), reads the whole script (which holds no NUL), closes both descriptors and evaluates it on line 1, so that
 /// messages carry the script's own line numbers. SECONDS begins with the script, not with the wait. `wait -p` is the one builtin that unsets a variable and leaves its last argument,
 /// expanded before, in `$_`: so neither a variable nor a positional parameter of the loader is left for the script.
-const LOADER: &str = r#"read -r -u 3; read -r -d '' -u 4; exec 3<&- 4<&-; SECONDS=0; wait -n -p REPLY -- "$REPLY" 2>/dev/null; [[ 1 ]]; eval -- "$_""#;
+const LOADER: &str = r#"read -r -u 3 || exit 70; read -r -d '' -u 4; exec 3<&- 4<&-; SECONDS=0; wait -n -p REPLY -- "$REPLY" 2>/dev/null; [[ 1 ]]; eval -- "$_""#;
 
 pub(super) fn argv() -> Vec<String> {
     ["/usr/bin/bash", "-c", LOADER, "bash"].map(str::to_owned).into()

@@ -14,6 +14,11 @@ pub async fn aside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + S
         return Some(work());
     }
     // Never closed.
-    let _thread = THREADS.acquire().await.ok()?;
+    let thread = THREADS.acquire().await.ok()?;
+    // It goes on when the caller is gone, and takes its place for as long.
+    let work = move || {
+        let _thread = thread;
+        work()
+    };
     tokio::task::spawn_blocking(work).await.ok()
 }

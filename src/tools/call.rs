@@ -17,10 +17,23 @@ pub struct Call {
 }
 
 impl Call {
-    /// About how much text there is to be checked.
+    /// About how much text there is to be checked: many small values are as much work as one large one.
     pub fn text_bytes(&self) -> usize {
-        self.parameters.values().map(|value| value.as_str().map_or(0, str::len)).sum()
+        self.parameters.iter().map(|(name, value)| name.len() + weight(value)).sum()
     }
+}
+
+/// What a schema spends on a value beside its text, in bytes of text.
+const VALUE_BYTES: usize = 32;
+
+fn weight(value: &Value) -> usize {
+    VALUE_BYTES
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(weight).sum(),
+            Value::Object(items) => items.iter().map(|(name, value)| name.len() + weight(value)).sum(),
+            _ => 0,
+        }
 }
 
 /// Everything beside tool and parameters; the default is an empty `context`.

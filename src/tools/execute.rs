@@ -72,6 +72,7 @@ impl Service {
 
     /// Calls that are under way keep what they were planned with.
     pub fn reload(&self, config: Arc<Config>) {
+        self.monitor.hold_ahead();
         let (monitor, prepared) = (Arc::clone(&self.monitor), super::prepared(&config));
         tokio::spawn(async move {
             // An engine that can not be reached is told when it can.

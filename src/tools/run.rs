@@ -176,12 +176,12 @@ impl Attempt<'_> {
         let (stdin, stdout, stderr) = (next()?, next()?, next()?);
         let gate = Gate { line: next()?, code: next()? };
         let ours = Ours {
-            stdin: if self.plan.job.stdin.is_empty() { None } else { Some(Sender::from_owned_fd(stdin)?) },
+            // An empty input ends here, before the gate is opened.
+            stdin: Some(stdin).filter(|_| !self.plan.job.stdin.is_empty()).map(Sender::from_owned_fd).transpose()?,
             stdout: Receiver::from_owned_fd(stdout)?,
             stderr: Receiver::from_owned_fd(stderr)?,
             result: fds.next().map(Receiver::from_owned_fd).transpose()?,
         };
-        // Last: an empty input has ended by now.
         gate.open(&self.plan.job.code)?;
         Ok(ours)
     }

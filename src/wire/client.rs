@@ -360,7 +360,7 @@ async fn write(socket: &UnixStream, packet: &[u8], fds: &[RawFd]) -> io::Result<
 
 /// The next message and the descriptors beside it; `None` where the monitor closed the connection.
 async fn receive(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<(FromMonitor, Vec<OwnedFd>)>> {
-    let receive = || crate::sys::packet::receive(socket.as_fd(), buffer, REPLY_FDS_MAX);
+    let receive = || crate::sys::packet::receive_anyway(socket.as_fd(), buffer, REPLY_FDS_MAX);
     match socket.async_io(Interest::READABLE, receive).await? {
         None => Ok(None),
         Some((n, fds)) => {
@@ -398,6 +398,16 @@ impl Monitor {
     /// `uid`: who the monitor must run as (0 for the engine); `prepare`: what every new connection is told first.
     pub fn new(path: PathBuf, uid: u32, prepare: Prepare) -> Self {
         Self { path, uid, prepare: Mutex::new(prepare), link: tokio::sync::Mutex::new(None) }
+    }
+
+    /// Until [`Monitor::prepare`] is answered nothing that was started ahead is asked for: it was started under other settings.
+    pub fn hold_ahead(&self) {
+        // A connection that is being made is told the new ones, or is told them next.
+        if let Ok(link) = self.link.try_lock()
+            && let Some(client) = link.as_ref()
+        {
+            client.shared.ahead.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Tells the monitor anew, now and on every later connection.
