@@ -217,25 +217,24 @@ fn mount_proc(root: BorrowedFd<'_>, plan: &Plan) -> Result<(), LaunchError> {
     if dropped(Fence::Masks) {
         return Ok(());
     }
-    // The null device over a file, an empty directory over a directory; each is restricted once and then copied.
+    // The null device over a file, an empty directory over a directory. Each is cloned from the root: a kernel before 6.15
+    // clones nothing that is detached.
     let cover = |source: &CStr| -> Result<OwnedFd, LaunchError> {
         let cover = mount::clone_tree(root, source, false).step("mask", "cover")?;
         let attrs = mount::Attrs { read_only: true, no_exec: true, no_dev: false };
         mount::restrict(cover.as_fd(), attrs, false).step("mask", "cover")?;
         Ok(cover)
     };
-    let (file, directory) = (cover(c"dev/null")?, cover(c"run")?);
-    let copy = |cover: &OwnedFd| mount::clone_tree(cover.as_fd(), c"", false).step("mask", "cover");
-    let mut next = copy(&file)?;
+    let mut next = cover(c"dev/null")?;
     for path in plan.masked {
         let relative = mount::cstring(path.trim_start_matches('/')).step("mask", *path)?;
         match mount::attach(next.as_fd(), root, &relative) {
-            Ok(()) => next = copy(&file)?,
+            Ok(()) => next = cover(c"dev/null")?,
             // This kernel has no such file; the copy is still there for the next.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
             // A file can not be mounted over a directory.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTDIR)) => {
-                mount::attach(copy(&directory)?.as_fd(), root, &relative).step("mask", *path)?;
+                mount::attach(cover(c"run")?.as_fd(), root, &relative).step("mask", *path)?;
             }
             Err(e) => return Err(e).step("mask", *path),
         }
