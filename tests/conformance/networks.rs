@@ -1,6 +1,7 @@
 //! A network namespace is used again where nothing was left in it, and never where something may have been.
 
 use sandkeep::wire::LevelWire::{self, Standard, Strict};
+use sandkeep::wire::{Create, LimitsWire};
 
 use crate::support::*;
 use crate::{machine, outside};
@@ -60,7 +61,12 @@ fn one_in_which_an_internet_socket_was_made_never_comes_again() {
         gone.push(cookie_after(&mut front, Standard, what));
     }
     // More than wait at a time, with several alive, so that all that wait are taken.
-    let held: Vec<Running> = (0..20).map(|_| front.start(Standard, "sleep 60")).collect();
+    let small = LimitsWire { memory_bytes: Some(32 << 20), ..LimitsWire::default() };
+    let mut hold = || {
+        let id = random_id();
+        front.start_as(Create { limits: small, ..create(&id, Standard) }, exec(&id, "sleep 60"))
+    };
+    let held: Vec<Running> = (0..20).map(|_| hold()).collect();
     for _ in 0..10 {
         let now = cookie_after(&mut front, Standard, "s = socket(AF_INET, SOCK_DGRAM)");
         assert!(!gone.contains(&now), "{now} of {gone:?}");
