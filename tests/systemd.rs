@@ -340,7 +340,11 @@ impl Drop for Changed {
         for (path, before) in &self.0 {
             match before {
                 Some(bytes) => std::fs::write(path, bytes).unwrap(),
-                None => std::fs::remove_file(path).unwrap(),
+                None => {
+                    std::fs::remove_file(path).unwrap();
+                    // The operator's directory of drop-ins was made for this one; a directory that holds more stays.
+                    let _not_empty = std::fs::remove_dir(path.parent().unwrap());
+                }
             }
         }
         // The service itself is left as the next test finds it; what this says is said by that one.
