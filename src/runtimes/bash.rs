@@ -78,6 +78,22 @@ mod tests {
         assert_eq!(run("read a; echo got $a; cat", "1\n2\n3\n").0, "got 1\n2\n3\n");
     }
 
+    /// Its front went away, or could not put the code in its place.
+    #[test]
+    fn a_gate_that_closes_without_its_line_lets_nothing_run() {
+        let run = |line: &str| {
+            let script = format!("exec 3< <(printf '%s' '{line}') 4<<<'echo ran'; exec \"$@\"");
+            let mut command = Command::new("bash");
+            command.args(["-c", &script, "outer"]).args(super::argv()).stdin(Stdio::null());
+            let out = command.output().unwrap();
+            (String::from_utf8(out.stdout).unwrap(), out.status.code())
+        };
+        assert_eq!(run(""), (String::new(), Some(70)));
+        assert_eq!(run("half a line"), (String::new(), Some(70)));
+        // Control.
+        assert_eq!(run("\n"), ("ran\n".into(), Some(0)));
+    }
+
     #[test]
     fn a_script_of_a_mebibyte_runs() {
         let script = format!("{}\necho big; exit 7", "#".repeat(1024 * 1024 - 32));

@@ -305,6 +305,18 @@ w = {"inner": {3}}
     }
 
     #[test]
+    fn a_gate_that_closes_without_its_line_lets_nothing_run() {
+        let run = |line: &str| {
+            let script = format!("exec 3< <(printf '%s' '{line}') 4<<<'print(1)' 5>/dev/null; exec \"$@\"");
+            let out = Command::new("bash").args(["-c", &script, "outer"]).args(argv()).output().unwrap();
+            (String::from_utf8(out.stdout).unwrap(), out.status.code())
+        };
+        assert_eq!(run(""), (String::new(), Some(70)));
+        // Control.
+        assert_eq!(run("\n"), ("1\n".into(), Some(0)));
+    }
+
+    #[test]
     fn the_command_fits() {
         let mut invocation = super::super::Runtime::Python.invocation("x").unwrap();
         let command = crate::spec::Command::new(invocation.argv.clone(), vec![], "/".into(), invocation.extra.len());
