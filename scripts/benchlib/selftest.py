@@ -99,6 +99,14 @@ class Statistics(unittest.TestCase):
         self.assertIn("not measured", verdicts["waiting bash sandboxes held"])
         self.assertEqual(len(marks.shown(marks.judged(names, {}))), len(verdicts) + 1)
 
+    def test_a_machine_that_became_slower_is_not_a_service_that_did(self):
+        def calls(factor):
+            return [(0, n / 10, .01 * (1 + n % 7) * (factor if n >= 1500 else 1)) for n in range(2000)]
+        for service, machine, faults in ((1, 1, 0), (4, 1, 2), (4, 4, 0), (4, 1.2, 2), (1, 4, 0)):
+            found, told = soak.slower(calls(service), {0: "small"}, 1.5, calls(machine))
+            self.assertEqual(len(found), faults, (service, machine, found))
+            self.assertIn("bare launch", told[0])
+
     def test_durations_and_plots(self):
         self.assertEqual((soak.seconds("30m"), soak.seconds("20s")), (1800, 20))
         self.assertRaises(SystemExit, soak.seconds, "30")

@@ -10,6 +10,11 @@ from . import stats
 
 CALLERS = 16
 SHARE = 0.8
+# What a machine gives in its first seconds it may not give for long: the peak is what comes after them.
+WARM_SECONDS = 3
+PEAK_SECONDS = 6
+# Bare launches a second beside the soak. They tell a machine that became slower from a service that did.
+FLOOR_RATE = 20
 # Of the calls that begin in a second, answered in a second: less means that they pile up.
 KEPT_SHARE = 0.9
 # Of the run, from its start: caches and pools fill, allocators take what they keep.
@@ -120,11 +125,22 @@ def growth(series, callers):
     return found
 
 
-def slower(records, names, factor):
-    """Kinds of call whose p99 of the last quarter is beyond `factor` times that of the first; and the figures."""
+def p99(values):
+    return stats.quantile(sorted(values), .99)
+
+
+def slower(records, names, factor, floor=()):
+    """Kinds of call whose p99 of the last quarter is beyond `factor` times that of the first; and the figures.
+
+    `floor`, bare launches at the same time: where those became slower, calls may by as much.
+    """
     found, told = [], []
-    for number, name in [(None, "all calls")] + list(names.items()):
-        mine = sorted((at, took * 1000) for n, at, took in records if number in (None, n))
+    kinds = [(name, [r for r in records if number in (None, r[0])])
+             for number, name in [(None, "all calls")] + list(names.items())]
+    if floor:
+        kinds.insert(0, ("bare launch", floor))
+    for name, mine in kinds:
+        mine = sorted((at, took * 1000) for _, at, took in mine)
         if not mine:
             found.append("%s: no call was answered" % name)
             continue
@@ -133,16 +149,16 @@ def slower(records, names, factor):
             told.append("%-18s p99 not judged: %d and %d calls in the first and last quarter, %d are needed" % (
                 name, len(first), len(last), P99_CALLS_MIN))
             continue
-
-        def p99(values):
-            return stats.quantile(sorted(values), .99)
         ratio = p99(last) / p99(first)
-        low, _ = stats.ratio_interval(last, first, p99)
         told.append("%-18s p50 %.2f, p99 %.2f ms in the first quarter; p50 %.2f, p99 %.2f ms in the last (%.2f times)"
                     % (name, statistics.median(first), p99(first), statistics.median(last), p99(last), ratio))
+        if name == "bare launch":
+            factor *= max(1, ratio)
+            continue
         # One stall of the machine in the last quarter is not a trend: the interval must agree.
+        low, _ = stats.ratio_interval(last, first, p99)
         if ratio > factor and low > 1:
-            found.append("%s: p99 went from %.2f to %.2f ms, more than %g times" % (
+            found.append("%s: p99 went from %.2f to %.2f ms, more than %.3g times" % (
                 name, p99(first), p99(last), factor))
     return found, told
 
@@ -161,19 +177,22 @@ def rest(daemon):
         time.sleep(0.25)
 
 
-def run(generator, daemon, mix, duration, factor, callers=CALLERS, peak_seconds=4, rate=None, say=print):
-    """Soaks `daemon` for `duration` seconds: {"failures": [sentence], …}."""
+def run(generator, daemon, mix, duration, factor, callers=CALLERS, share=SHARE, rate=None, floor=None, say=print):
+    """Soaks `daemon` for `duration` seconds: {"failures": [sentence], …}. `floor`: a generator for bare launches."""
     numbers = {generator.call(w.title, daemon.socket, w, "standard"): (w.title, weight) for w, weight in mix}
     listed = ",".join("%d:%d" % (number, weight) for number, (_, weight) in numbers.items())
     if rate is None:
-        generator.run("flood", callers, 1000, listed)
-        records, took = generator.run("flood", callers, int(peak_seconds * 1000), listed)
+        generator.run("flood", callers, WARM_SECONDS * 1000, listed)
+        records, took = generator.run("flood", callers, PEAK_SECONDS * 1000, listed)
         peak = len(records) / took
-        rate = SHARE * peak
+        rate = share * peak
         say("peak of the mix: %.0f calls a second with %d callers; soaking at %.0f" % (peak, callers, rate))
     before = dict(daemon.pids())
     path = os.path.join(generator.directory, "soak")
-    answer = {}
+    answer, beside = {}, path + ".floor"
+    if floor:
+        number = floor.spawn("true", ["/bin/true"], None)
+        floor.send("pace %s 2 %d %d %d:1" % (beside, FLOOR_RATE, int(duration * 1000), number))
     generator.send("pace %s %d %.3f %d %s" % (path, callers, rate, int(duration * 1000), listed))
     waiter = threading.Thread(target=lambda: answer.update(generator.answer()))
     waiter.start()
@@ -200,8 +219,12 @@ def run(generator, daemon, mix, duration, factor, callers=CALLERS, peak_seconds=
     if dict(daemon.pids()) != before:
         failures.append("a process was replaced: %s before, %s after" % (before, daemon.pids()))
     failures += growth(series, callers)
-    warm = [r for r in records if r[1] >= duration * WARM_SHARE]
-    late, told = slower(warm, {n: title for n, (title, _) in numbers.items()}, factor)
+    launched = []
+    if floor:
+        floor.answer()
+        launched = floor.records(beside)
+    warm, launched = ([r for r in each if r[1] >= duration * WARM_SHARE] for each in (records, launched))
+    late, told = slower(warm, {n: title for n, (title, _) in numbers.items()}, factor, launched)
     failures += late + rest(daemon)
     errors = [line for line in daemon.text().splitlines() if " ERROR " in line]
     if errors:

@@ -33,12 +33,22 @@ const NONE: LimitsWire = LimitsWire {
     output_bytes: None,
 };
 
+/// The levels at once: what follows waits more than it works.
+fn each_level(check: impl Fn(LevelWire, Front) + Sync) {
+    let engine = Engine::start_with(MINIMAL_TOO, &[]);
+    std::thread::scope(|scope| {
+        for level in LEVELS {
+            let front = engine.connect();
+            scope.spawn(|| check(level, front));
+        }
+    });
+}
+
 #[test]
 fn nothing_outlives_its_time() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(MINIMAL_TOO, &[]);
     // The script, and whether it is the clock that ends it or its own end.
     let scripts: [(&str, bool); 9] = [
         ("sleep 60", true),
@@ -51,9 +61,8 @@ fn nothing_outlives_its_time() {
         ("kill -STOP $$; sleep 5", true),
         ("yes > /dev/null & yes | yes | yes > /dev/null & exec sleep 30", true),
     ];
-    for level in LEVELS {
+    each_level(|level, mut front| {
         for (script, by_clock) in scripts {
-            let mut front = engine.connect();
             // Without it the default, wall time times share, may come first.
             let most = if by_clock { 1000 } else { machine::times(1000, 5000) as u64 };
             let limits = LimitsWire { wall_ms: Some(most), cpu_time_ms: Some(60_000), ..NONE };
@@ -70,7 +79,7 @@ fn nothing_outlives_its_time() {
                 assert!(took < Duration::from_millis(most * 9 / 10), "{level:?} {script}: {took:?}");
             }
         }
-    }
+    });
 }
 
 #[test]
@@ -118,9 +127,7 @@ fn full_scratch_is_told_by_bytes_and_by_inodes() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(MINIMAL_TOO, &[]);
-    let mut front = engine.connect();
-    for level in LEVELS {
+    each_level(|level, mut front| {
         let limits = LimitsWire { memory_bytes: Some(64 << 20), ..NONE };
         let script = "for n in $(seq 1 40); do head -c 2M /dev/zero > /tmp/$n || break; done; exit 0";
         let ran = limited(&mut front, level, limits, script);
@@ -140,7 +147,7 @@ fn full_scratch_is_told_by_bytes_and_by_inodes() {
         let ran = limited(&mut front, level, limits, script);
         assert_eq!(ran.end.outcome, OutcomeWire::TimedOutWall, "{level:?}");
         assert!(hits(&ran, LimitKindWire::Disk) >= 1, "{level:?}");
-    }
+    });
 }
 
 #[test]
@@ -148,9 +155,7 @@ fn a_kill_is_told_by_its_reason_and_output_so_far_stays() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(MINIMAL_TOO, &[]);
-    let mut front = engine.connect();
-    for level in LEVELS {
+    each_level(|level, mut front| {
         for (why, outcome) in [
             (WhyWire::Caller, OutcomeWire::KilledByCaller),
             (WhyWire::Disconnect, OutcomeWire::KilledByDisconnect),
@@ -181,7 +186,7 @@ fn a_kill_is_told_by_its_reason_and_output_so_far_stays() {
         let running = front.start_as(slow, exec(&id, "yes"));
         assert_eq!(front.wait_exited(&running.id).outcome, OutcomeWire::TimedOutWall);
         assert!(read_all(running.out).join().unwrap().starts_with("y\ny\n"));
-    }
+    });
 }
 
 #[test]
@@ -189,9 +194,7 @@ fn forks_are_refused_at_the_limit() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(MINIMAL_TOO, &[]);
-    let mut front = engine.connect();
-    for level in LEVELS {
+    each_level(|level, mut front| {
         let limits = LimitsWire { pids: Some(12), ..NONE };
         let script = "for n in $(seq 1 30); do sleep 5 & done 2>/tmp/e; jobs -r | wc -l; head -1 /tmp/e";
         let ran = limited(&mut front, level, limits, script);
@@ -200,7 +203,7 @@ fn forks_are_refused_at_the_limit() {
         if machine::controllers() {
             assert!(hits(&ran, LimitKindWire::Pids) >= 1 || ran.end.outcome == OutcomeWire::PidsLimit, "{:?}", ran.end);
         }
-    }
+    });
 }
 
 #[test]
