@@ -396,3 +396,17 @@ pub fn clock(id: libc::clockid_t) -> io::Result<(i64, i64)> {
         Ok((now.tv_sec, now.tv_nsec))
     }
 }
+
+/// Allocations of `bytes` and more become mappings of their own, whose memory goes back to the kernel when they are freed.
+/// glibc starts with 128 KiB and raises that to the largest such allocation ever freed (mallopt(3), "dynamic mmap
+/// threshold"), so that a process which once held large texts keeps their memory. Other C libraries are left as they are.
+pub fn map_allocations_from(bytes: i32) {
+    // SAFETY: sets one number of the allocator's, which any thread may do at any time; it answers 0 for a number that it
+    // does not take, and then nothing has changed.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, bytes)
+    };
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}

@@ -38,8 +38,8 @@ fn each_level(check: impl Fn(LevelWire, Front) + Sync) {
     let engine = Engine::start_with(MINIMAL_TOO, &[]);
     std::thread::scope(|scope| {
         for level in LEVELS {
-            let front = engine.connect();
-            scope.spawn(|| check(level, front));
+            let (check, front) = (&check, engine.connect());
+            scope.spawn(move || check(level, front));
         }
     });
 }
