@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, Instant};
 
 use super::call::CallError;
@@ -17,6 +17,8 @@ pub(super) struct Admission {
     began: Instant,
     metrics: AdmissionMetrics,
     state: Mutex<State>,
+    /// Saving changes earlier than it was said to.
+    earlier: Notify,
 }
 
 struct State {
@@ -24,8 +26,8 @@ struct State {
     /// One for each ticket that waits.
     wakers: HashMap<Ticket, oneshot::Sender<Turn>>,
     closed: bool,
-    /// Somebody looks again when saving for a large call changes.
-    watched: bool,
+    /// When somebody looks again because saving for a large call changes.
+    watched: Option<Duration>,
 }
 
 /// What a waiting call is told. A sender that is dropped tells that the daemon stops.
@@ -107,7 +109,8 @@ impl Admission {
             wait_max: Duration::from_millis(config.http.queue_wait_max_ms),
             began: Instant::now(),
             metrics,
-            state: Mutex::new(State { fair: Fair::new(bounds), wakers: HashMap::new(), closed: false, watched: false }),
+            state: Mutex::new(State { fair: Fair::new(bounds), wakers: HashMap::new(), closed: false, watched: None }),
+            earlier: Notify::new(),
         }
     }
 
@@ -124,13 +127,17 @@ impl Admission {
         for ticket in state.fair.turns(self.now()) {
             state.tell(ticket, Turn::Granted);
         }
-        // Without a runtime the daemon is at its end.
-        if state.fair.changes_at().is_some()
-            && !state.watched
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            state.watched = true;
-            runtime.spawn(Arc::clone(self).watch());
+        let Some(at) = state.fair.changes_at() else { return };
+        match state.watched {
+            Some(watched) if at < watched => self.earlier.notify_one(),
+            Some(_) => {}
+            // Without a runtime the daemon is at its end.
+            None => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    state.watched = Some(at);
+                    runtime.spawn(Arc::clone(self).watch());
+                }
+            }
         }
     }
 
@@ -140,12 +147,12 @@ impl Admission {
             let at = {
                 let mut state = self.lock();
                 self.wake(&mut state);
-                let at = state.fair.changes_at();
-                state.watched = at.is_some();
-                at
+                state.watched = state.fair.changes_at();
+                state.watched
             };
             let Some(at) = at else { return };
-            tokio::time::sleep_until(self.began + at).await;
+            // That of a call which left may be long, and the next one's begins anew.
+            let _earlier = tokio::time::timeout_at(self.began + at, self.earlier.notified()).await;
         }
     }
 
@@ -202,9 +209,9 @@ impl Admission {
                 self.metrics.admitted(Some(arrived.elapsed()));
                 Ok(place.permit())
             }
-            Ok(Ok(Turn::PushedOut)) => Err(self.refuse(owner, Refused::PushedOut)),
+            Ok(Ok(Turn::PushedOut)) => Err(self.refuse(owner, memory_bytes, Refused::PushedOut)),
             Ok(Err(_closed)) => Err(CallError::Draining),
-            Err(_) => Err(self.refuse(owner, Refused::Waited)),
+            Err(_) => Err(self.refuse(owner, memory_bytes, Refused::Waited)),
         }
     }
 
@@ -223,9 +230,16 @@ impl Admission {
         }
     }
 
-    fn refuse(&self, owner: &str, why: Refused) -> CallError {
+    fn refuse(&self, owner: &str, memory_bytes: u64, why: Refused) -> CallError {
         self.metrics.refused(why);
-        let retry_after = self.lock().fair.retry_after(owner, self.now());
+        let (retry_after, own) = {
+            let state = self.lock();
+            (state.fair.retry_after(owner, self.now()), !state.fair.may_hold(owner, memory_bytes))
+        };
+        if own && why == Refused::Waited {
+            let what = "this principal holds as much as one may, and nothing of it came free in time".into();
+            return CallError::RateLimited { what, retry_after };
+        }
         let what = match why {
             Refused::PushedOut => "calls of principals with shorter queues took the place of this one",
             _ => "no room came free in the time that the call may take",
@@ -341,6 +355,43 @@ mod tests {
         assert!(gone.await.is_err());
         drop(next.await.unwrap().unwrap());
         assert_eq!(admission.lock().fair.held(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_has_its_share_is_told_so() {
+        let text = "[capacity]\nprincipal_percent = 50\n";
+        let config = Config::parse(text, std::path::Path::new("t"), &Default::default()).unwrap();
+        let admission = Arc::new(Admission::new(&config, AdmissionMetrics::default()));
+        let _own = admission.admit("a", ask(50), TWO, None).await.unwrap();
+        assert_eq!(refusal(admission.admit("a", ask(10), TWO, soon()).await), ("own", true));
+        // Control: for another there is room, and where there is none it is everybody's.
+        let _other = admission.admit("b", ask(10), TWO, soon()).await.unwrap();
+        assert_eq!(refusal(admission.admit("c", ask(10), TWO, soon()).await), ("all", true));
+    }
+
+    #[tokio::test]
+    async fn a_later_saving_does_not_wait_for_the_end_of_an_earlier_one() {
+        let admission = admission(8);
+        let _long = admission.admit("a", ask(30), TWO, None).await.unwrap();
+        // A large call is saved for, spell by spell, because a small one would pass it.
+        let large = wait(&admission, "b", 90);
+        tokio::task::yield_now().await;
+        drop(admission.admit("c", ask(1), TWO, None).await.unwrap());
+        // The third spell is two seconds long.
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        let late = admission.lock().fair.changes_at().unwrap() - admission.now();
+        assert!(late > Duration::from_millis(1500), "{late:?}");
+        large.abort();
+        assert!(large.await.is_err());
+        let _next = wait(&admission, "d", 80);
+        tokio::task::yield_now().await;
+        drop(admission.admit("c", ask(1), TWO, None).await.unwrap());
+        let began = admission.now();
+        let first = admission.lock().fair.changes_at().unwrap();
+        assert!(first - began <= Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        // What was saved in the first spell is lent out by now.
+        assert!(admission.lock().fair.changes_at().unwrap() > first);
     }
 
     #[tokio::test]

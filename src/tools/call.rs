@@ -107,12 +107,9 @@ fn invalid(n: usize) -> String {
 }
 
 impl CallError {
-    /// Whether the same call may well succeed a moment later.
+    /// Whether the same call may well succeed a moment later. Who finds no room is not tried again here but told when to
+    /// come back: what waits is bounded, and between two tries it would wait beside those bounds.
     pub fn is_worth_retrying(&self) -> bool {
-        match self {
-            CallError::EngineUnavailable(_) | CallError::SetupFailed { .. } | CallError::RateLimited { .. } => true,
-            CallError::AtCapacity { retry_after, .. } => retry_after.is_some(),
-            _ => false,
-        }
+        matches!(self, CallError::EngineUnavailable(_) | CallError::SetupFailed { .. })
     }
 }

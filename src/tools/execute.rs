@@ -114,8 +114,7 @@ impl Service {
             Some(once) => loop {
                 match self.replies.enter(&principal.name, &once)? {
                     Enter::Stored(reply) => return Ok(reply),
-                    // Ends when the first one's sender is dropped, which is with its run.
-                    Enter::Running(mut done) => while done.changed().await.is_ok() {},
+                    Enter::Running(first) => first.wait().await,
                     Enter::New(reserved) => break Some(reserved),
                 }
             },

@@ -186,10 +186,7 @@ impl Fair {
 
     /// Room at once, where nobody waits for it.
     pub(super) fn at_once(&mut self, owner: &str, memory_bytes: u64) -> bool {
-        let free = self.waiting == 0 && self.has_room(memory_bytes) && {
-            let held = self.principals.get(owner).map(|p| p.held).unwrap_or_default();
-            self.may_hold_more(held, memory_bytes)
-        };
+        let free = self.waiting == 0 && self.has_room(memory_bytes) && self.may_hold(owner, memory_bytes);
         if free {
             self.take(owner, memory_bytes);
         }
@@ -205,11 +202,16 @@ impl Fair {
         if own >= self.bounds.queue_max || own_text > PRINCIPAL_TEXT_BYTES_MAX {
             return Err(Full::Own);
         }
+        // Asked before anybody has to leave: what the longer queues hold beyond this one's can be had of them.
+        let beyond: usize = self.principals.values().map(|p| p.text_bytes.saturating_sub(own_text)).sum();
+        if (self.text_bytes - beyond).saturating_add(ask.text_bytes) > TEXT_BYTES_MAX {
+            return Err(Full::All);
+        }
         if self.waiting >= self.bounds.queue_total_max {
-            self.push_out(own + 1, |p| p.queue.len())?;
+            self.push_out(own + 1, |p| p.queue.len(), |_| true)?;
         }
         while self.text_bytes.saturating_add(ask.text_bytes) > TEXT_BYTES_MAX {
-            self.push_out(own_text, |p| p.text_bytes)?;
+            self.push_out(own_text, |p| p.text_bytes, |ask| ask.text_bytes > 0)?;
         }
         if self.waiting == 0 {
             // Pauses in which nobody waited say nothing about how fast room comes free.
@@ -228,12 +230,18 @@ impl Fair {
         Ok(ticket)
     }
 
-    /// Takes the newest call out of the longest queue by `measure`, where that is longer than `own`.
-    fn push_out(&mut self, own: usize, measure: impl Fn(&Principal) -> usize) -> Result<(), Full> {
+    /// Takes the newest call that `counts` out of the longest queue by `measure`, where that is longer than `own`.
+    fn push_out(
+        &mut self,
+        own: usize,
+        measure: impl Fn(&Principal) -> usize,
+        counts: impl Fn(&Ask) -> bool,
+    ) -> Result<(), Full> {
         let longest = self.principals.iter().max_by_key(|(_, p)| measure(p)).map(|(name, _)| name.clone());
         let longest = longest.ok_or(Full::All)?;
         let principal = self.principals.get_mut(&longest).filter(|p| measure(p) > own).ok_or(Full::All)?;
-        let newest = principal.queue.pop_back().ok_or(Full::All)?;
+        let at = principal.queue.iter().rposition(|w| counts(&w.ask)).ok_or(Full::All)?;
+        let newest = principal.queue.remove(at).ok_or(Full::All)?;
         principal.text_bytes -= newest.ask.text_bytes;
         self.forget(newest.ask);
         self.pushed_out.push(newest.ticket);
@@ -307,6 +315,11 @@ impl Fair {
         self.has_room(memory_bytes) && memory_bytes <= self.free_bytes().saturating_sub(saved)
     }
 
+    /// Whether `owner`'s own bound lets it have a sandbox of so much memory now, be there room or not.
+    pub(super) fn may_hold(&self, owner: &str, memory_bytes: u64) -> bool {
+        self.may_hold_more(self.principals.get(owner).map(|p| p.held).unwrap_or_default(), memory_bytes)
+    }
+
     fn may_hold_more(&self, held: Held, memory_bytes: u64) -> bool {
         let Some(most) = self.capacity else { return false };
         let percent = u64::from(self.bounds.principal_percent);
@@ -356,7 +369,12 @@ impl Fair {
     }
 
     fn next(&mut self, now: Duration) -> Option<Ticket> {
-        if self.saving.as_ref().is_some_and(|s| self.has_room(s.waiting.ask.memory_bytes))
+        let ready = |s: &Saving| {
+            let bytes = s.waiting.ask.memory_bytes;
+            // Its principal may have got more room meanwhile.
+            self.has_room(bytes) && self.may_hold(&s.owner, bytes)
+        };
+        if self.saving.as_ref().is_some_and(ready)
             && let Some(saving) = self.saving.take()
         {
             self.forget(saving.waiting.ask);

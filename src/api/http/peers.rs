@@ -1,7 +1,8 @@
 //! Whose connections there are: bounded for each peer and in all, so that no peer can hold them all.
 //!
 //! Where there are as many as may be, a peer that has fewer than another takes an idle one of that other's place. A call that
-//! runs is never ended for somebody else's connection.
+//! runs is never ended for somebody else's connection. Root on the Unix socket has places beyond those of all, so that an
+//! operator can look at a daemon whose connections others hold.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,6 +14,11 @@ use tokio::time::Instant;
 
 use crate::api::identity::Peer;
 use crate::telemetry::admission::{ConnectionMetrics, Crowded};
+
+/// Root's own places.
+const ROOT_MAX: usize = 8;
+/// For so long after it was made a reply may still be on its way, and its connection is no idle one.
+const SENDING_MAX: Duration = Duration::from_secs(1);
 
 /// Who counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,11 +67,13 @@ impl Peers {
     /// A place for a connection of `peer`, or why there is none.
     pub(super) fn enter(self: &Arc<Self>, peer: Peer) -> Result<Seat, Crowded> {
         let key = Key::of(peer);
+        let most = if key == Key::Uid(0) { self.max + ROOT_MAX } else { self.max };
         let mut table = self.lock();
         let own = table.by_peer.get(&key).map_or(0, Vec::len);
+        let full = table.open >= most;
         let refused = if own >= self.per_peer_max {
             Some(Crowded::Peer)
-        } else if table.open >= self.max && !table.evict(own + 1) {
+        } else if full && !table.evict(own + 1) {
             Some(Crowded::All)
         } else {
             None
@@ -74,7 +82,7 @@ impl Peers {
             self.metrics.refused(why);
             return Err(why);
         }
-        if table.open >= self.max {
+        if full {
             self.metrics.evicted();
             table.open -= 1;
         }
@@ -162,10 +170,11 @@ impl Activity {
         Busy(Arc::clone(self))
     }
 
-    /// `None` while a request is served.
+    /// `None` while a request is served or its reply sent.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let state = self.lock();
-        (state.running == 0).then_some(state.since)
+        let sending = state.ever && state.since.elapsed() < SENDING_MAX;
+        (state.running == 0 && !sending).then_some(state.since)
     }
 
     /// hyper's own header timeout begins once it knows the protocol; before that, and between requests of HTTP/2, nobody
@@ -232,10 +241,26 @@ mod tests {
         // What is left of the crowd is busy.
         assert_eq!(why(peers.enter(tcp("10.0.0.4"))), Some(Crowded::All));
         drop(busy);
+        assert_eq!(why(peers.enter(tcp("10.0.0.4"))), Some(Crowded::All), "the replies are on their way");
+        tokio::time::sleep(SENDING_MAX).await;
         assert_eq!(why(peers.enter(tcp("10.0.0.2"))), Some(Crowded::All), "it would have as many as the crowd");
         assert!(peers.enter(tcp("10.0.0.4")).is_ok());
         assert_eq!(peers.lock().open, 3, "the one that came and left took one's place");
         drop((many, first, second));
+        let table = peers.lock();
+        assert_eq!((table.open, table.by_peer.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn root_finds_a_place_where_others_hold_all() {
+        let peers = Peers::new(4, 2, ConnectionMetrics::default());
+        let unix = |uid| Peer::Unix { uid, gid: uid };
+        let seats: Vec<_> = [1, 1, 2, 2].map(|uid| peers.enter(unix(uid)).unwrap()).into();
+        let busy: Vec<_> = seats.iter().map(|seat| seat.activity.begin()).collect();
+        assert_eq!(why(peers.enter(unix(3))), Some(Crowded::All));
+        let own = [(); 2].map(|()| peers.enter(unix(0)).unwrap());
+        assert_eq!(why(peers.enter(unix(0))), Some(Crowded::Peer), "its own bound is everybody's");
+        drop((busy, seats, own));
         let table = peers.lock();
         assert_eq!((table.open, table.by_peer.len()), (0, 0));
     }

@@ -369,6 +369,54 @@ fn a_full_house_takes_from_the_longest_queue() {
 }
 
 #[test]
+fn for_a_text_only_texts_have_to_leave_and_none_in_vain() {
+    let ask = |text_bytes| Ask { memory_bytes: 1, text_bytes };
+    let now = Duration::ZERO;
+    let mut fair = Fair::new(BOUNDS);
+    fair.set_capacity(CapacityWire { sandboxes_max: 0, memory_bytes_max: 1 });
+    let text = PRINCIPAL_TEXT_BYTES_MAX / 2;
+    let large: Vec<_> = ["a", "a", "b", "b"].map(|owner| fair.arrive(owner, ask(text), now).unwrap()).into();
+    let small: Vec<_> = (0..20).map(|_| fair.arrive("a", ask(0), now).unwrap()).collect();
+    fair.arrive("c", ask(text), now).unwrap();
+    let out = fair.pushed_out();
+    assert_eq!(out.len(), 1);
+    assert!(large.contains(&out[0]) && !small.contains(&out[0]), "a call without text makes no room for one");
+    // Now all three hold as much, or one has twice as much: what would not be enough is left alone.
+    let waiting = fair.waiting();
+    assert_eq!(fair.arrive("d", ask(2 * text), now).unwrap_err(), Full::All);
+    assert_eq!((fair.waiting(), fair.pushed_out()), (waiting, vec![]));
+}
+
+#[test]
+fn a_call_that_is_saved_for_stays_within_its_principals_bound() {
+    let mut fair = Fair::new(Bounds { principal_percent: 50, ..BOUNDS });
+    fair.set_capacity(CapacityWire { sandboxes_max: 100, memory_bytes_max: 100 });
+    let ask = |memory_bytes| Ask { memory_bytes, text_bytes: 0 };
+    let now = Duration::ZERO;
+    assert!(fair.at_once("x", 50) && fair.at_once("y", 40));
+    assert!(fair.at_once("a", 1));
+    let large = fair.arrive("a", ask(40), now).unwrap();
+    fair.arrive("y", ask(1), now).unwrap();
+    assert_eq!(fair.turns(now).len(), 1);
+    assert!(fair.saving.as_ref().is_some_and(|s| s.waiting.ticket == large));
+    // Others of its own go on meanwhile, and come to hold what it was to hold.
+    for _ in 0..12 {
+        fair.arrive("a", ask(1), now).unwrap();
+    }
+    let mut granted = fair.turns(now).len();
+    for _ in 0..3 {
+        fair.release("y", 10, now);
+        granted += fair.turns(now).len();
+    }
+    assert_eq!(granted, 12);
+    fair.release("x", 50, now);
+    assert_eq!(fair.turns(now), [], "room there is, and its principal holds 13 of 50");
+    assert!(!fair.may_hold("a", 40));
+    (0..3).for_each(|_| fair.release("a", 1, now));
+    assert_eq!(fair.turns(now), [large]);
+}
+
+#[test]
 fn one_principal_may_be_kept_from_holding_everything() {
     let mut fair = Fair::new(Bounds { principal_percent: 75, ..BOUNDS });
     fair.set_capacity(CapacityWire { sandboxes_max: 4, memory_bytes_max: 1000 });
