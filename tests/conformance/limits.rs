@@ -223,15 +223,18 @@ fn controllers_tell_memory_pids_and_cpu() {
         assert_eq!((ran.end.outcome.clone(), ran.stdout.as_str()), (OutcomeWire::OutOfMemory, ""), "{level:?}");
         assert!(ran.end.usage.memory_peak_bytes > 48 << 20);
 
-        // Long enough for a thousand refused forks under emulation.
-        let limits = LimitsWire { pids: Some(16), wall_ms: Some(240_000), cpu_time_ms: Some(120_000), ..NONE };
-        let bomb = "import os, signal\nwhile True:\n try:\n  if os.fork() == 0: signal.pause()\n except OSError: pass";
-        let id = random_id();
-        let argv = ["python3", "-c", bomb].map(String::from).into();
-        let patient = Exec { argv, wall_ms: 240_000, ..exec(&id, "") };
-        let ran = front.run_as(Create { limits, ..create(&id, level) }, patient);
-        assert_eq!(ran.end.outcome, OutcomeWire::PidsLimit, "{level:?}");
-        assert!(hits(&ran, LimitKindWire::Pids) >= 1000);
+        // A thousand refused forks take their time under emulation, and every level has the same counter.
+        if level == LevelWire::Standard || machine::times(1, 0) > 0 {
+            let limits = LimitsWire { pids: Some(16), wall_ms: Some(240_000), cpu_time_ms: Some(120_000), ..NONE };
+            let bomb =
+                "import os, signal\nwhile True:\n try:\n  if os.fork() == 0: signal.pause()\n except OSError: pass";
+            let id = random_id();
+            let argv = ["python3", "-c", bomb].map(String::from).into();
+            let patient = Exec { argv, wall_ms: 240_000, ..exec(&id, "") };
+            let ran = front.run_as(Create { limits, ..create(&id, level) }, patient);
+            assert_eq!(ran.end.outcome, OutcomeWire::PidsLimit, "{level:?}");
+            assert!(hits(&ran, LimitKindWire::Pids) >= 1000);
+        }
 
         let limits = LimitsWire { cpu_centipercent: Some(2000), wall_ms: Some(1000), cpu_time_ms: Some(5000), ..NONE };
         let ran = limited(&mut front, level, limits, "while :; do :; done");
