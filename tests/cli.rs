@@ -70,6 +70,17 @@ fn refusals_are_told_with_what_helps() {
     assert!(ran.stderr.contains("/parameters/timeout 301 is greater than the maximum of 300"), "{}", ran.stderr);
     let ran = sandkeep(&front, &["--socket", "/nonexistent/s", "ps"], "");
     assert!(ran.code == 125 && ran.stderr.contains("systemctl start sandkeepd"), "{}", ran.stderr);
+    // A program reads failures where it reads replies.
+    for (words, code) in [
+        (&["--json", "exec", "bash", "true", "--timeout", "301"][..], "invalid_parameters"),
+        (&["--json", "--socket", "/nonexistent/s", "ps"], "no_daemon"),
+        (&["--json", "call", "bash", "[]"], "usage"),
+    ] {
+        let ran = sandkeep(&front, words, "");
+        let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((ran.code, ran.stderr.as_str(), &told["code"]), (125, "", &code.into()), "{told}");
+        assert!(!told["detail"].as_str().unwrap().is_empty());
+    }
     assert_eq!(sandkeep(&front, &["ps"], "").stdout.lines().count(), 1);
     assert!(sandkeep(&front, &["tools"], "").stdout.contains("\nbash "));
     assert_eq!(sandkeep(&front, &["kill", "exe_1"], "").code, 125);

@@ -159,8 +159,22 @@ fn nasty_commands_end_in_time_with_a_true_outcome() {
 #[test]
 fn neither_memory_nor_anything_else_grows_with_calls() {
     let daemon = Daemon::start(AT_REST, &[]);
-    let quick =
-        ["true", "yes | head -c 3000000", "sleep 99 & exit 1", "kill -9 $$", "cat /dev/zero > /tmp/x", "exit 9"];
+    let quick = [
+        "true",
+        "yes | head -c 3000000",
+        "sleep 99 & exit 1",
+        "kill -9 $$",
+        "head -c 8M /dev/zero > /tmp/x",
+        "exit 9",
+        // 256 MiB of pages: the one that takes time.
+        "cat /dev/zero > /tmp/x",
+        "echo a >&2",
+        "(sleep 99 &) ; exit 0",
+        "kill -STOP $BASHPID & kill -9 $$",
+        "printf '\\377\\0'",
+        "ulimit -f 1; head -c 1M /dev/zero > /tmp/y",
+        "exec 1>&-; exit 3",
+    ];
     let run = |from: usize, to: usize| {
         std::thread::scope(|scope| {
             for worker in 0..4 {

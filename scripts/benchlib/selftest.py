@@ -107,6 +107,14 @@ class Statistics(unittest.TestCase):
             self.assertEqual(len(found), faults, (service, machine, found))
             self.assertIn("bare launch", told[0])
 
+    def test_a_stall_is_no_trend_and_a_trend_is_one(self):
+        def calls(slow):
+            return [(0, n / 100, .01 * (1 + n % 7) * (100 if slow(n / 100) else 1)) for n in range(4000)]
+        # A second and a half of the last ten; every thirtieth call of them.
+        stall = soak.slower(calls(lambda at: 33 < at < 34.5), {0: "small"}, 1.5)[0]
+        trend = soak.slower(calls(lambda at: at > 30 and int(at * 100) % 30 == 0), {0: "small"}, 1.5)[0]
+        self.assertEqual((len(stall), len(trend)), (0, 2), (stall, trend))
+
     def test_durations_and_plots(self):
         self.assertEqual((soak.seconds("30m"), soak.seconds("20s")), (1800, 20))
         self.assertRaises(SystemExit, soak.seconds, "30")

@@ -134,11 +134,15 @@ fn full_scratch_is_told_by_bytes_and_by_inodes() {
         assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 0 }, "{level:?} {ran:?}");
         assert!(ran.stderr.contains("No space left on device"), "{level:?} {}", ran.stderr);
         assert!(hits(&ran, LimitKindWire::Disk) >= 1, "{level:?} {:?}", ran.end);
-        let script = "for n in $(seq 1 60); do mkdir /tmp/$n && (cd /tmp/$n && touch $(seq 1 1000)) || exit 3; done";
-        let ran = limited(&mut front, level, NONE, script);
-        assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 3 }, "{level:?} {}", ran.stdout);
-        assert!(ran.stderr.contains("No space left"), "{level:?}");
-        assert!(hits(&ran, LimitKindWire::Disk) >= 1, "{level:?}");
+        // Strict has the fewest inodes.
+        if level == LevelWire::Strict || machine::times(1, 0) > 0 {
+            let script =
+                "for n in $(seq 1 60); do mkdir /tmp/$n && (cd /tmp/$n && touch $(seq 1 1000)) || exit 3; done";
+            let ran = limited(&mut front, level, NONE, script);
+            assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 3 }, "{level:?} {}", ran.stdout);
+            assert!(ran.stderr.contains("No space left"), "{level:?}");
+            assert!(hits(&ran, LimitKindWire::Disk) >= 1, "{level:?}");
+        }
         // Killed while it is full: told as well.
         let cpu_time_ms = Some(60_000);
         let wall_ms = Some(machine::times(1500, 6000) as u64);

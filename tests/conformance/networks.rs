@@ -67,7 +67,7 @@ fn one_in_which_an_internet_socket_was_made_never_comes_again() {
         front.start_as(Create { limits: small, ..create(&id, Standard) }, exec(&id, "sleep 60"))
     };
     let held: Vec<Running> = (0..20).map(|_| hold()).collect();
-    for _ in 0..10 {
+    for _ in 0..machine::times(10, 4) {
         let now = cookie_after(&mut front, Standard, "s = socket(AF_INET, SOCK_DGRAM)");
         assert!(!gone.contains(&now), "{now} of {gone:?}");
         gone.push(now);

@@ -33,8 +33,8 @@ pub(super) enum CliError {
     #[error("the daemon's reply is not what it should be: {0}")]
     Reply(String),
     /// A problem of the contract, told in its words.
-    #[error("{0}")]
-    Problem(String),
+    #[error("{}", problem(.0))]
+    Problem(Box<Value>),
     #[error("failed to read standard input: {0}")]
     Input(#[source] io::Error),
     #[error("failed to write: {0}")]
@@ -47,6 +47,21 @@ impl CliError {
     /// For a terminal: line by line, whatever a guest put into a message.
     pub(super) fn shown(&self) -> String {
         self.to_string().lines().map(escape_controls).collect::<Vec<_>>().join("\n  ")
+    }
+
+    /// For a program: the daemon's problem as it came, or one of the same shape with a code of this program's.
+    pub(super) fn json(&self) -> Value {
+        let code = match self {
+            CliError::Problem(problem) => return Value::clone(problem),
+            CliError::Usage(_) => "usage",
+            CliError::Connect { .. } => "no_daemon",
+            CliError::Http(_) => "no_reply",
+            CliError::Reply(_) => "bad_reply",
+            CliError::Input(_) => "input",
+            CliError::Output(_) => "output",
+            CliError::Runtime(_) => "start",
+        };
+        serde_json::json!({ "code": code, "detail": self.to_string() })
     }
 }
 
@@ -91,7 +106,7 @@ impl Client {
             .to_bytes();
         connection.abort();
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| CliError::Reply(format!("{status}: {e}")))?;
-        if status.is_success() { Ok(value) } else { Err(CliError::Problem(problem(&value))) }
+        if status.is_success() { Ok(value) } else { Err(CliError::Problem(Box::new(value))) }
     }
 
     fn unreachable(&self, source: io::Error) -> CliError {

@@ -35,7 +35,7 @@ struct Cli {
     /// The daemon's socket [default: $SANDKEEP_SOCKET, then /run/sandkeep/sandkeep.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Print the daemon's reply as JSON
+    /// Print the daemon's reply as JSON, a failure as well
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -154,10 +154,15 @@ fn number(text: &str) -> Result<Value, String> {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let json = cli.json;
     match run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("sandkeep: {}", error.shown());
+            // Where nothing can be written any more, nothing can be told either.
+            let told = json && out(&format!("{:#}\n", error.json())).is_ok();
+            if !told {
+                eprintln!("sandkeep: {}", error.shown());
+            }
             ExitCode::from(EXIT_REFUSED)
         }
     }

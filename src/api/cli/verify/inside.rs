@@ -124,7 +124,7 @@ impl Run {
                     std::thread::sleep(wait);
                     wait = (wait * 2).min(Duration::from_secs(2));
                 }
-                Err(CliError::Problem(problem)) => return Ok(Err(problem)),
+                Err(problem @ CliError::Problem(_)) => return Ok(Err(problem.to_string())),
                 Err(error) => return Err(error),
             }
         }
@@ -209,8 +209,8 @@ pub(super) enum Probed {
 }
 
 /// Whether asking again may help.
-fn passes(problem: &str) -> bool {
-    ["at_capacity:", "rate_limited:", "engine_unavailable:", "draining:"].iter().any(|code| problem.starts_with(code))
+fn passes(problem: &Value) -> bool {
+    ["at_capacity", "rate_limited", "engine_unavailable", "draining"].iter().any(|code| problem["code"] == *code)
 }
 
 /// The most of each limit of a process at `level`, as `resource.getrlimit` counts them.
