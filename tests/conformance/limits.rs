@@ -102,7 +102,8 @@ fn processor_time_is_bounded_and_counted() {
         assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 0 });
         let usage = ran.end.usage;
         assert!((300_000..2_000_000).contains(&usage.wall_us) && usage.cpu_us < usage.wall_us, "{usage:?}");
-        assert!((500_000..600_000_000).contains(&usage.memory_peak_bytes), "{usage:?}");
+        // By the controller a sleep takes little: it counts pages that this cgroup was the first to touch.
+        assert!((65_536..600_000_000).contains(&usage.memory_peak_bytes), "{usage:?}");
         assert_eq!(ran.end.limits_hit.iter().filter(|(k, _)| *k != LimitKindWire::Cpu).count(), 0);
     }
 }
