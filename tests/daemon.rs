@@ -21,9 +21,16 @@ fn descriptors(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+fn network_namespaces(pid: i32) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    open.filter_map(|e| std::fs::read_link(e.path()).ok()).filter(|what| what.starts_with("net:")).count()
+}
+
 /// As many wait as the floors of the three kinds come to, whatever the demand was.
 const AT_REST: &str = "[pool]\nwaiting_max = 6\n";
 const WAITING: usize = 6;
+/// The engine's own, those that it keeps and those of sandboxes that wait.
+const NETWORKS: usize = 1 + 16 + WAITING;
 
 fn children_of(engine: i32) -> usize {
     std::fs::read_to_string(format!("/proc/{engine}/task/{engine}/children")).unwrap().split_whitespace().count()
@@ -34,8 +41,10 @@ fn counts(daemon: &Daemon) -> Vec<(&'static str, usize)> {
     let (engine, front) = (daemon.child_named("sandkeep-engine"), daemon.child_named("sandkeepd"));
     let lines = |path: String| std::fs::read_to_string(path).unwrap().lines().count();
     let leaves = walk("/sys/fs/cgroup").into_iter().filter(|p| p.contains("/sbx_")).count();
+    let networks = network_namespaces(engine);
     vec![
-        ("engine descriptors", descriptors(engine)),
+        ("engine descriptors", descriptors(engine).saturating_sub(networks)),
+        ("network namespaces", networks.max(NETWORKS)),
         ("front descriptors", descriptors(front)),
         ("engine mounts", lines(format!("/proc/{engine}/mountinfo"))),
         ("host mounts", lines("/proc/self/mountinfo".into())),

@@ -360,7 +360,7 @@ fn garbage_ends_its_own_connection_only() {
         state
     };
     let pid = s.engine.pid();
-    let before = outside::descriptors(pid).len();
+    let before = outside::but_networks(pid);
     let models = [
         Verb::Probe,
         Verb::Create(create(&random_id(), LevelWire::Standard)),
@@ -389,7 +389,7 @@ fn garbage_ends_its_own_connection_only() {
         while raw.next().is_some() {}
         s.unharmed(&format!("round {round}: {bytes:?}"));
     }
-    assert!(outside::within(std::time::Duration::from_secs(2), || outside::descriptors(pid).len() == before));
+    assert!(outside::within(std::time::Duration::from_secs(2), || outside::but_networks(pid) == before));
 }
 
 /// A verb about another connection's sandbox is answered to whoever sent it.

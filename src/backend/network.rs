@@ -1,4 +1,5 @@
-//! Network namespaces for sandboxes: made ahead, and used again where the last sandbox provably left nothing in them.
+//! Network namespaces for sandboxes: made for the first ones, and used again where the last sandbox provably left nothing
+//! in them.
 //!
 //! To make and to destroy one costs more than all else about a sandbox. What a process without a capability can leave in
 //! a network namespace, it leaves through internet sockets: counters, connections that linger, routes, flow labels. A
@@ -69,10 +70,8 @@ impl NetworkNamespaces {
             return Ok(Self { makes: false, ..all });
         }
         match tree.map(|tree| all.watched(tree)) {
-            Some(Ok(watch)) => {
-                all.watch = Some(watch);
-                (0..KEPT).for_each(|_| all.refill());
-            }
+            // None is made ahead of the first sandboxes: to make and to end sixteen was half of an engine's start and stop.
+            Some(Ok(watch)) => all.watch = Some(watch),
             Some(Err(e)) => tracing::info!(error = %e, "network namespaces are used once"),
             None => {}
         }
@@ -116,7 +115,7 @@ impl NetworkNamespaces {
         }
     }
 
-    /// Makes one, where fewer wait than should.
+    /// Makes one in place of one that could not come again, where fewer wait than may.
     pub fn refill(&self) {
         if self.watch.is_none() || self.waiting.borrow().len() >= KEPT {
             return;

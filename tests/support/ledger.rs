@@ -9,14 +9,19 @@ use crate::support::Engine;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
+    /// But those of network namespaces.
     pub descriptors: usize,
     /// Zombies too.
     pub children: Vec<i32>,
     pub cgroups: Vec<String>,
     pub mounts: usize,
     pub leases_out: Vec<String>,
+    /// Beyond those that the engine may keep.
     pub network_namespaces: usize,
 }
+
+/// The engine's own, once as a namespace and once as a descriptor, and those that wait for the next sandboxes.
+const NETWORKS: usize = 2 + 16;
 
 /// The engine's own subtree: below the cgroup2 mount, and named by its log. Found by what it holds instead: leaves of
 /// sandboxes are named for them, so every directory of that name on the mount is looked at.
@@ -66,7 +71,7 @@ fn network_namespaces(engine: i32) -> usize {
     let held = outside::descriptors(engine).values().filter(|w| w.starts_with("net:")).count();
     inodes.sort_unstable();
     inodes.dedup();
-    inodes.len() + held
+    (inodes.len() + held).saturating_sub(NETWORKS)
 }
 
 fn descends(mut pid: i32, from: i32) -> bool {
@@ -88,7 +93,7 @@ impl Ledger {
     pub fn of(engine: &Engine, ids: &[String]) -> Self {
         let pid = engine.pid();
         Self {
-            descriptors: outside::descriptors(pid).len(),
+            descriptors: outside::but_networks(pid),
             children: outside::children(pid),
             cgroups: leaves().into_iter().filter(|l| ids.contains(l)).collect(),
             mounts: outside::read(pid, "mountinfo").lines().count(),
