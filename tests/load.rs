@@ -151,7 +151,7 @@ fn a_huge_call_neither_blocks_nor_starves() {
         // It can not begin before the long one has ended; others hold the rest until it may.
         assert!(took > Duration::from_secs(3) && took < Duration::from_secs(20), "{took:?}");
         // Where nobody passes the head of one queue, each of the twelve would have waited once, for the whole of it.
-        assert!(done > 60, "{done} small calls in {took:?}");
+        assert!(done > 36, "{done} small calls in {took:?}");
         assert!(longest < took / 4 * 3, "{longest:?} of {took:?}");
     });
     assert_eq!(read_reply(long).status, 200);

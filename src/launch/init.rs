@@ -1,7 +1,7 @@
 //! Pid 1 of a sandbox: a fork of the engine that demotes itself and then waits for commands.
 
 use std::convert::Infallible;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -219,22 +219,29 @@ fn mount_proc(root: BorrowedFd<'_>, plan: &Plan) -> Result<(), LaunchError> {
     }
     // The null device over a file, an empty directory over a directory. Each is cloned from the root: a kernel before 6.15
     // clones nothing that is detached.
-    let cover = |source: &CStr| -> Result<OwnedFd, LaunchError> {
+    let first = |source: &CStr| -> Result<OwnedFd, LaunchError> {
         let cover = mount::clone_tree(root, source, false).step("mask", "cover")?;
         let attrs = mount::Attrs { read_only: true, no_exec: true, no_dev: false };
         mount::restrict(cover.as_fd(), attrs, false).step("mask", "cover")?;
         Ok(cover)
     };
-    let mut next = cover(c"dev/null")?;
+    let mut next = first(c"dev/null")?;
+    let mut over_directory: Option<CString> = None;
     for path in plan.masked {
         let relative = mount::cstring(path.trim_start_matches('/')).step("mask", *path)?;
         match mount::attach(next.as_fd(), root, &relative) {
-            Ok(()) => next = cover(c"dev/null")?,
+            // A copy of a mount has its attributes: only the first had to be given them.
+            Ok(()) => next = mount::clone_tree(root, &relative, false).step("mask", "cover")?,
             // This kernel has no such file; the copy is still there for the next.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
             // A file can not be mounted over a directory.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTDIR)) => {
-                mount::attach(cover(c"run")?.as_fd(), root, &relative).step("mask", *path)?;
+                let cover = match &over_directory {
+                    Some(path) => mount::clone_tree(root, path, false).step("mask", "cover")?,
+                    None => first(c"run")?,
+                };
+                mount::attach(cover.as_fd(), root, &relative).step("mask", *path)?;
+                over_directory = Some(relative);
             }
             Err(e) => return Err(e).step("mask", *path),
         }
