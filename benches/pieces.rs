@@ -3,6 +3,7 @@
 //! `cargo bench --bench pieces`; `scripts/bench --pieces` runs it and holds two of its figures against the marks.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -11,7 +12,8 @@ use sandkeep::policy::plan::{Ask, Rules, TopLevel, plan};
 use sandkeep::policy::{BOX_ID_DEFAULT, table::resolve_limits};
 use sandkeep::runtimes::environment;
 use sandkeep::spec::{Command, HostFacts, Level, LimitRequest, SandboxId};
-use sandkeep::tools::Registry;
+use sandkeep::tools::listing::Format;
+use sandkeep::tools::{Registry, custom};
 use sandkeep::wire::{
     Create, CreatedWire, EnforcedWire, Exec, FromMonitor, GrantedWire, LevelWire, LifetimeWire, LimitsWire, Reply,
     Request, Verb, decode, encode,
@@ -27,9 +29,9 @@ fn validate(c: &mut Criterion) {
         let object = parameters.as_object().expect("an object").clone();
         group.bench_function(name, |b| {
             b.iter(|| {
-                let mut found = tool.spec().schema.violations(black_box(&parameters));
-                found.extend(tool.check(black_box(&object)));
-                assert!(found.is_empty());
+                // As with a call, the parameters are used up.
+                let accepted = tool.schema().accept(black_box(object.clone())).expect("good parameters");
+                assert!(tool.job(accepted).is_ok());
             });
         });
     };
@@ -42,7 +44,7 @@ fn validate(c: &mut Criterion) {
     let wrong = json!({ "command": 1, "tiemout": 30 });
     let tool = registry.get("bash").expect("a built-in tool");
     c.bench_function("validate/refused", |b| {
-        b.iter(|| assert_eq!(tool.spec().schema.violations(black_box(&wrong)).len(), 2));
+        b.iter(|| assert_eq!(tool.schema().violations(black_box(&wrong)).len(), 2));
     });
 }
 
@@ -56,12 +58,34 @@ fn registry(c: &mut Criterion) {
             let mut tools = 0;
             let begun = Instant::now();
             for _ in 0..times {
-                tools += black_box(Registry::built_in()).iter().count() as u64;
+                tools += black_box(Registry::built_in()).table().len() as u64;
             }
             let each = begun.elapsed().as_nanos() as f64 / tools as f64;
             Duration::from_nanos((each * times as f64) as u64)
         });
     });
+    // One more beside a hundred others: first as a manifest, read and compiled, then the registration itself.
+    let manifest = |n: u32| {
+        let text = format!(
+            "name = 'tool_{n}'\nversion = '1.0.0'\ndescription = 'd'\n[parameters]\ntype = 'object'\nrequired = ['a']\n\
+             [parameters.properties]\na = {{ type = 'number' }}\nb = {{ type = 'string', maxLength = 9 }}\n\
+             [run]\ncommand = ['true']\n"
+        );
+        custom::read(&text).unwrap_or_else(|_| panic!("a good manifest"))
+    };
+    for n in 0..100 {
+        registry.register(custom::tool(manifest(n))).expect("room for a hundred");
+    }
+    c.bench_function("registry/manifest", |b| b.iter(|| black_box(manifest(black_box(100)))));
+    let tool = custom::tool(manifest(100));
+    let table = registry.table();
+    c.bench_function("registry/register", |b| b.iter(|| assert!(table.with(Arc::clone(&tool)).is_ok())));
+    for format in [Format::Plain, Format::OpenAiStrict, Format::Mcp] {
+        let first = format.listing(&table);
+        c.bench_function(&format!("listing/{format:?}"), |b| {
+            b.iter(|| assert_eq!(format.listing(&table).len(), first.len()))
+        });
+    }
 }
 
 fn plans(c: &mut Criterion) {

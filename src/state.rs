@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::file::read_no_follow;
@@ -13,7 +14,9 @@ use crate::config::file::read_no_follow;
 type Migration = fn(&Path) -> io::Result<()>;
 
 /// Schema 0 is the directory of 0.1.0, which had no number and nothing in it.
-const MIGRATIONS: &[Migration] = &[|_| Ok(())];
+const MIGRATIONS: &[Migration] = &[|_| Ok(()), |dir| make(&dir.join(TOOLS))];
+/// Since schema 2: manifests of registered tools.
+const TOOLS: &str = "tools";
 const FILE: &str = "schema";
 const FILE_BYTES_MAX: u64 = 32;
 
@@ -53,6 +56,14 @@ impl State {
         let through = Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string());
         migrate(&through, MIGRATIONS).map_err(|e| e.in_words_of(&through, &self.shown))
     }
+
+    /// One of the directories that are there once it was opened.
+    pub fn directory(&self, name: &str) -> Result<File, StateError> {
+        let through = Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(name);
+        let options = |flags| File::options().read(true).custom_flags(flags).open(&through);
+        options(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .map_err(|source| StateError::Io { path: self.shown.join(name), source })
+    }
 }
 
 impl StateError {
@@ -69,6 +80,13 @@ impl StateError {
             StateError::Io { path, source } => StateError::Io { path: real(path), source },
             StateError::Migration { dir, from, source } => StateError::Migration { dir: real(dir), from, source },
         }
+    }
+}
+
+fn make(dir: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
     }
 }
 

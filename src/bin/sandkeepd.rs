@@ -1,6 +1,8 @@
 //! The daemon. Started by hand as root it is its own supervisor: it starts the engine and the front and restarts what
 //! dies. The front, which alone talks to callers, gives up every right before it listens.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::process::ExitCode;
 
@@ -10,6 +12,7 @@ use sandkeep::arguments::Daemon;
 use sandkeep::config::{Config, ConfigError, EXIT_CONFIG, Source};
 use sandkeep::state::{State, StateError};
 use sandkeep::supervisor::{self, Listeners, Supervisor, SupervisorError};
+use sandkeep::tools::custom::Directories;
 
 /// Output and replies from this size on do not stay with the front once they are sent, in bytes. With sixteen callers of a
 /// mebibyte each it keeps 13 MiB so, and 45 without; calls take as long.
@@ -65,6 +68,11 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     let is_root = nix::unistd::geteuid().is_root();
     let ids = is_root.then(|| supervisor::front_ids(&config));
     let state = State::find(config.state_dir.join("front"))?;
+    let operators = match File::open(&config.tools_dir) {
+        Ok(directory) => Some((directory, config.tools_dir.clone())),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        Err(e) => return Err(format!("tools_dir {}: {e}", config.tools_dir.display()).into()),
+    };
     std::env::set_current_dir(&config.run_dir).map_err(|e| format!("{}: {e}", config.run_dir.display()))?;
     let engine_socket = Config { run_dir: ".".into(), ..config.clone() }.engine_socket();
     if let Some((uid, gid)) = ids {
@@ -80,6 +88,17 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     }
     // Only now: what lies in there is the front's, and root must not follow a link of its making.
     state.open()?;
+    let tools = Directories { operators, own: Some(state.directory("tools")?) };
     let Listeners { unix, tcp } = listeners;
-    Ok(run(FrontOptions { config, source: Some(source), keys, engine_socket, unix, tcp, ready: None, engine_uid: 0 })?)
+    Ok(run(FrontOptions {
+        config,
+        source: Some(source),
+        keys,
+        engine_socket,
+        unix,
+        tcp,
+        tools,
+        ready: None,
+        engine_uid: 0,
+    })?)
 }

@@ -19,6 +19,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Sockets, journal, templates; gone at reboot.
     pub run_dir: PathBuf,
+    /// The operator's manifests of custom tools, read where the directory is there when the front starts.
+    pub tools_dir: PathBuf,
     /// Run with substitutes where the host lacks something, and say so in every reply.
     pub allow_degraded: bool,
     pub listen: Listen,
@@ -178,6 +180,7 @@ pub struct Overrides {
 pub const DEFAULT_SOCKET: &str = "/run/sandkeep/sandkeep.sock";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/sandkeep";
 pub const DEFAULT_RUN_DIR: &str = "/run/sandkeep";
+pub const DEFAULT_TOOLS_DIR: &str = "/etc/sandkeep/tools.d";
 /// Read when `--config` is not given and the file exists.
 pub const DEFAULT_CONFIG: &str = "/etc/sandkeep/sandkeep.toml";
 

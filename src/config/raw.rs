@@ -17,6 +17,7 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub(super) struct Raw {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
+    tools_dir: Option<PathBuf>,
     allow_degraded: bool,
     listen: RawListen,
     http: RawHttp,
@@ -245,6 +246,7 @@ impl Raw {
                 api_keys: self.listen.api_keys.map(|p| absolute("listen.api_keys", p)).transpose()?,
             },
             run_dir,
+            tools_dir: absolute("tools_dir", self.tools_dir.unwrap_or_else(|| DEFAULT_TOOLS_DIR.into()))?,
             http: self.http.validate()?,
             levels: Levels { minimal: self.levels.minimal },
             ceilings: self.ceilings.validate()?,

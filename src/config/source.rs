@@ -129,6 +129,7 @@ impl Config {
         };
         same("state_dir", self.state_dir == next.state_dir);
         same("run_dir", self.run_dir == next.run_dir);
+        same("tools_dir", self.tools_dir == next.tools_dir);
         same("listen.socket", self.listen.socket == next.listen.socket);
         same("listen.group", self.listen.group == next.listen.group);
         same("listen.tcp", self.listen.tcp == next.listen.tcp);

@@ -69,7 +69,7 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    const ALL: [Runtime; 2] = [Runtime::Bash, Runtime::Python];
+    pub const ALL: [Runtime; 2] = [Runtime::Bash, Runtime::Python];
 
     /// The engine's name of it.
     pub fn name(self) -> &'static str {
@@ -77,6 +77,10 @@ impl Runtime {
             Runtime::Bash => "bash",
             Runtime::Python => "python",
         }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|runtime| runtime.name() == name)
     }
 
     fn argv(self) -> Vec<String> {

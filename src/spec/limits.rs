@@ -69,4 +69,59 @@ impl LimitField {
             LimitField::Output => "max_output_bytes",
         }
     }
+
+    /// How many of a request's units are one of the contract's.
+    pub fn unit(self) -> f64 {
+        match self {
+            LimitField::Memory | LimitField::FileSize => 1024.0 * 1024.0,
+            LimitField::Cpu => 100.0,
+            LimitField::CpuTime | LimitField::Wall => 1000.0,
+            LimitField::NetworkRequests | LimitField::Pids | LimitField::Output => 1.0,
+        }
+    }
+}
+
+impl LimitRequest {
+    pub fn get(&self, field: LimitField) -> Option<u64> {
+        match field {
+            LimitField::Memory => self.memory_bytes,
+            LimitField::Cpu => self.cpu_centipercent.map(u64::from),
+            LimitField::CpuTime => self.cpu_time_ms,
+            LimitField::Wall => self.wall_ms,
+            LimitField::FileSize => self.file_size_bytes,
+            LimitField::NetworkRequests => self.network_requests.map(u64::from),
+            LimitField::Pids => self.pids.map(u64::from),
+            LimitField::Output => self.output_bytes,
+        }
+    }
+
+    /// `value` in the contract's unit, rounded up so that something above zero stays above zero; what is too large for the
+    /// type is its most.
+    pub fn set(&mut self, field: LimitField, value: f64) {
+        let value = (value * field.unit()).ceil();
+        let (wide, narrow) = (Some(value as u64), Some(value as u32));
+        match field {
+            LimitField::Memory => self.memory_bytes = wide,
+            LimitField::Cpu => self.cpu_centipercent = narrow,
+            LimitField::CpuTime => self.cpu_time_ms = wide,
+            LimitField::Wall => self.wall_ms = wide,
+            LimitField::FileSize => self.file_size_bytes = wide,
+            LimitField::NetworkRequests => self.network_requests = narrow,
+            LimitField::Pids => self.pids = narrow,
+            LimitField::Output => self.output_bytes = wide,
+        }
+    }
+
+    /// This request with `most` for what it does not say; `Err` names what it asks for beyond `most`.
+    pub fn within(mut self, most: &LimitRequest) -> Result<Self, Vec<LimitField>> {
+        let mut beyond = Vec::new();
+        for field in LimitField::ALL {
+            match (self.get(field), most.get(field)) {
+                (Some(asked), Some(most)) if asked > most => beyond.push(field),
+                (None, Some(most)) => self.set(field, most as f64 / field.unit()),
+                _ => {}
+            }
+        }
+        if beyond.is_empty() { Ok(self) } else { Err(beyond) }
+    }
 }

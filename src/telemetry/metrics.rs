@@ -19,14 +19,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// Every label is one of a closed set of this program's own words: no caller can make series.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ran {
-    tool: &'static str,
+    tool: String,
     level: &'static str,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Tool {
-    tool: &'static str,
+    tool: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +54,7 @@ pub struct Metrics {
     registry: Registry,
     executions: Family<Ran, Counter>,
     seconds: Family<Tool, Histogram>,
+    cached: Family<Tool, Counter>,
     limits: Family<Kind, Counter>,
     refused: Family<Code, Counter>,
     cpu_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
@@ -73,6 +74,7 @@ impl Metrics {
         let metrics = Self {
             executions: Family::default(),
             seconds: Family::new_with_constructor(seconds),
+            cached: Family::default(),
             limits: Family::default(),
             refused: Family::default(),
             cpu_seconds: Counter::default(),
@@ -92,6 +94,7 @@ impl Metrics {
             Unit::Seconds,
             metrics.seconds.clone(),
         );
+        registry.register("cached", "Calls answered with an earlier result", metrics.cached.clone());
         registry.register("limits_hit", "Limits that were touched", metrics.limits.clone());
         registry.register("refused", "Requests answered with a problem, by its code", metrics.refused.clone());
         registry.register_with_unit(
@@ -111,10 +114,15 @@ impl Metrics {
     }
 
     /// `outcome`: the kind, or `setup_failed` where the command could not be placed into its sandbox.
-    pub fn ran(&self, tool: &'static str, level: &'static str, outcome: &'static str, seconds: f64, cpu_seconds: f64) {
-        self.executions.get_or_create(&Ran { tool, level, outcome }).inc();
-        self.seconds.get_or_create(&Tool { tool }).observe(seconds);
+    pub fn ran(&self, tool: &str, level: &'static str, outcome: &'static str, seconds: f64, cpu_seconds: f64) {
+        self.executions.get_or_create(&Ran { tool: tool.to_owned(), level, outcome }).inc();
+        self.seconds.get_or_create(&Tool { tool: tool.to_owned() }).observe(seconds);
         self.cpu_seconds.inc_by(cpu_seconds);
+    }
+
+    /// A result was told again.
+    pub fn cached(&self, tool: &str) {
+        self.cached.get_or_create(&Tool { tool: tool.to_owned() }).inc();
     }
 
     pub fn limit_hit(&self, kind: &'static str) {

@@ -22,3 +22,8 @@ pub async fn aside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + S
     };
     tokio::task::spawn_blocking(work).await.ok()
 }
+
+/// As [`aside`], for work that waits for files.
+pub async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}

@@ -1,145 +1,121 @@
 //! `bash`: one script in a fresh sandbox.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
-use super::finish::{Finished, Shaped};
-use super::plan::{CODE_BYTES_MAX, Job, STDIN_BYTES_MAX, bytes_at_most, no_nul, timeout_ms};
-use super::registry::{Tool, ToolSpec};
-use super::schema::{Schema, Violation, step};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::definition::{About, Shaped, Tool};
+use super::finish::Finished;
+use super::plan::{CODE_BYTES_MAX, Job, STDIN_BYTES_MAX, bytes_at_most, milliseconds, no_nul};
+use super::schema::{Violation, step};
+use super::version::Version;
 use crate::runtimes::{Runtime, WORKSPACE};
-use crate::spec::{ENV_BYTES_MAX, Outcome};
+use crate::spec::{ENV_BYTES_MAX, LimitRequest, Outcome};
 
 const ENV_ENTRIES_MAX: usize = 256;
 const PATH_BYTES_MAX: usize = 4000;
 
-pub(super) struct Bash {
-    spec: ToolSpec,
+pub(super) struct Bash;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// The script, run as with `bash -c`. At most 1 MiB, without NUL.
+    #[schemars(length(max = CODE_BYTES_MAX))]
+    command: String,
+    /// Seconds that the command may take; 30 unless given.
+    #[serde(default)]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 300))]
+    timeout: Option<f64>,
+    /// Where the command starts, inside the sandbox; relative to /workspace.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = PATH_BYTES_MAX))]
+    working_dir: Option<String>,
+    /// Environment variables beside the sandbox's own; 48 KiB in all.
+    #[serde(default)]
+    #[schemars(extend(
+        "maxProperties" = ENV_ENTRIES_MAX,
+        "propertyNames" = json!({ "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,255}$" }),
+    ))]
+    env: BTreeMap<String, String>,
+    /// Standard input, at most 4 MiB; empty unless given.
+    #[serde(default)]
+    #[schemars(length(max = STDIN_BYTES_MAX))]
+    stdin: String,
 }
 
-impl Bash {
-    pub(super) fn new() -> Self {
-        let schema = json!({
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "type": "object",
-            "properties": {
-                "command": {
-                    "type": "string", "maxLength": CODE_BYTES_MAX,
-                    "description": "The script, run as with `bash -c`. At most 1 MiB, without NUL."
-                },
-                "timeout": {
-                    "type": "number", "exclusiveMinimum": 0, "maximum": 300,
-                    "description": "Seconds that the command may take; 30 unless given."
-                },
-                "working_dir": {
-                    "type": "string", "minLength": 1, "maxLength": PATH_BYTES_MAX,
-                    "description": "Where the command starts, inside the sandbox; relative to /workspace."
-                },
-                "env": {
-                    "type": "object", "maxProperties": ENV_ENTRIES_MAX,
-                    "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,255}$" },
-                    "additionalProperties": { "type": "string" },
-                    "description": "Environment variables beside the sandbox's own; 48 KiB in all."
-                },
-                "stdin": {
-                    "type": "string", "maxLength": STDIN_BYTES_MAX,
-                    "description": "Standard input, at most 4 MiB; empty unless given."
-                }
-            },
-            "required": ["command"],
-            "additionalProperties": false
-        });
-        Self {
-            spec: ToolSpec {
-                name: "bash",
-                description: "Runs a bash script in a fresh sandbox and returns its output and exit code.",
-                version: "1.0.0",
-                idempotent: false,
-                level: None,
-                schema: Schema::new(schema),
-            },
-        }
-    }
-}
-
-fn text(parameters: &mut Map<String, Value>, name: &str) -> Option<String> {
-    match parameters.remove(name) {
-        Some(Value::String(text)) => Some(text),
-        _ => None,
-    }
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Output {
+    stdout: String,
+    stderr: String,
+    /// None where the command was killed.
+    exit_code: Option<i32>,
+    success: bool,
 }
 
 impl Tool for Bash {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
+    type Input = Input;
+    type Output = Output;
+
+    fn about(&self) -> About {
+        About {
+            examples: vec![json!({ "command": "df -h", "timeout": 30 })],
+            ..About::new(
+                "bash",
+                "Runs a bash script in a fresh sandbox and returns its output and exit code.",
+                Version(1, 0, 0),
+            )
+        }
     }
 
-    fn check(&self, parameters: &Map<String, Value>) -> Vec<Violation> {
+    fn check(&self, input: &Input) -> Vec<Violation> {
         let mut found = Vec::new();
-        no_nul(parameters, "command", &mut found);
-        bytes_at_most(parameters, "command", CODE_BYTES_MAX, &mut found);
-        no_nul(parameters, "working_dir", &mut found);
-        bytes_at_most(parameters, "working_dir", PATH_BYTES_MAX, &mut found);
-        bytes_at_most(parameters, "stdin", STDIN_BYTES_MAX, &mut found);
-        if let Some(Value::Object(env)) = parameters.get("env") {
-            let mut bytes = 0;
-            for (name, value) in env {
-                let value = value.as_str().unwrap_or_default();
-                bytes += name.len() + value.len() + 2;
-                if value.contains('\0') {
-                    found.push(Violation::new(format!("/parameters/env{}", step(name)), "holds a NUL byte"));
-                }
-            }
-            // The sandbox's own variables have to fit as well.
-            if bytes > ENV_BYTES_MAX - OWN_ENV_BYTES {
-                found.push(Violation::new(
-                    "/parameters/env",
-                    format!("is larger than {} bytes", ENV_BYTES_MAX - OWN_ENV_BYTES),
-                ));
-            }
+        no_nul("command", &input.command, &mut found);
+        bytes_at_most("command", &input.command, CODE_BYTES_MAX, &mut found);
+        let working_dir = input.working_dir.as_deref().unwrap_or_default();
+        no_nul("working_dir", working_dir, &mut found);
+        bytes_at_most("working_dir", working_dir, PATH_BYTES_MAX, &mut found);
+        bytes_at_most("stdin", &input.stdin, STDIN_BYTES_MAX, &mut found);
+        let mut bytes = 0;
+        for (name, value) in &input.env {
+            bytes += name.len() + value.len() + 2;
+            no_nul(&format!("env{}", step(name)), value, &mut found);
+        }
+        // The sandbox's own variables have to fit as well.
+        if bytes > ENV_BYTES_MAX - OWN_ENV_BYTES {
+            let message = format!("is larger than {} bytes", ENV_BYTES_MAX - OWN_ENV_BYTES);
+            found.push(Violation::new("/parameters/env", message));
         }
         found
     }
 
-    fn job(&self, mut parameters: Map<String, Value>) -> Job {
-        let cwd = match text(&mut parameters, "working_dir") {
+    fn job(&self, input: Input) -> Job {
+        let cwd = match input.working_dir {
             Some(dir) if dir.starts_with('/') => dir,
             Some(dir) => format!("{WORKSPACE}/{dir}"),
             None => WORKSPACE.to_owned(),
         };
-        let env = match parameters.remove("env") {
-            Some(Value::Object(env)) => env
-                .into_iter()
-                .filter_map(|(name, value)| match value {
-                    Value::String(value) => Some((name, value)),
-                    _ => None,
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
         Job {
-            timeout_ms: timeout_ms(&parameters),
+            timeout_ms: input.timeout.map(milliseconds),
+            limits: LimitRequest::default(),
             runtime: Runtime::Bash,
-            code: text(&mut parameters, "command").unwrap_or_default(),
-            env,
+            code: input.command,
+            env: input.env.into_iter().collect(),
             cwd,
-            stdin: text(&mut parameters, "stdin").unwrap_or_default(),
+            stdin: input.stdin,
         }
     }
 
-    fn shape(&self, finished: Finished) -> Shaped {
+    fn shape(&self, finished: Finished) -> Shaped<Output> {
         let error = finished.error();
         let exit_code = match finished.outcome {
             Some(Outcome::Exited { code }) => Some(code),
             _ => None,
         };
-        let success = error.is_none();
-        // Moved, not copied: `json!` would take megabytes by reference.
-        let mut result = Map::new();
-        result.insert("stdout".into(), finished.stdout.into());
-        result.insert("stderr".into(), finished.stderr.into());
-        result.insert("exit_code".into(), exit_code.into());
-        result.insert("success".into(), success.into());
-        Shaped { result: result.into(), success, error }
+        let (stdout, stderr, success) = (finished.stdout, finished.stderr, error.is_none());
+        Shaped { result: Output { stdout, stderr, exit_code, success }, error }
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Context {
     /// For the whole call, waits and retries included.
     pub timeout_ms: Option<u64>,
     pub retry_count: u32,
+    /// A result that was returned before will do.
+    pub cache: bool,
     pub sandbox_mode: Option<bool>,
     pub level: Option<Level>,
     pub workspace: Option<WorkspaceName>,

@@ -3,20 +3,24 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admission::Admission;
-use super::aside::aside;
+use super::aside::{aside, off_thread};
+use super::cache::Cache;
 use super::call::{Call, CallError, Context, Once};
+use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
 use super::finish::{Execution, Finished, Reply, ToolError};
 use super::live::{Entry, Listed, Live};
 use super::plan::{self, Plan};
 use super::principal::Principal;
-use super::registry::Registry;
+use super::registry::{Registered, Registry};
 use super::replies::{Enter, Replies};
 use super::run::{Attempt, Ran, random};
+use super::schema::Violation;
 use crate::config::Config;
 use crate::spec::{ExecutionId, KilledBy, LimitHit, LimitKind, Outcome, capped};
 use crate::telemetry::metrics::{Metrics, Now};
@@ -27,11 +31,24 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
 const ENDED_POLL: Duration = Duration::from_millis(20);
 
+/// A tool was not registered, or not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterToolError {
+    #[error("the tool can not be registered as it is written")]
+    Manifest(Vec<Violation>),
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error("the daemon is stopping")]
+    Interrupted,
+}
+
 /// Runs calls. One per daemon.
 pub struct Service {
     config: RwLock<Arc<Config>>,
     monitor: Arc<Monitor>,
     registry: Registry,
+    catalogue: Catalogue,
+    cache: Cache,
     admission: Arc<Admission>,
     live: Arc<Live>,
     replies: Arc<Replies>,
@@ -39,13 +56,17 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(config: Arc<Config>, monitor: Arc<Monitor>) -> Self {
+    pub fn new(config: Arc<Config>, monitor: Arc<Monitor>, tools: Directories) -> Self {
         let metrics = Metrics::new();
+        let registry = Registry::built_in();
+        let catalogue = Catalogue::open(tools, &registry);
         Self {
             admission: Arc::new(Admission::new(&config, metrics.admission())),
             config: RwLock::new(config),
             monitor,
-            registry: Registry::built_in(),
+            registry,
+            catalogue,
+            cache: Cache::default(),
             live: Arc::default(),
             replies: Arc::default(),
             metrics,
@@ -70,8 +91,48 @@ impl Service {
         Arc::clone(&self.config.read().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
+    /// Reads the operator's tools again. Calls that are under way keep the tool that they began with.
+    pub fn reload_tools(&self) {
+        self.catalogue.reload(&self.registry);
+        self.cache.forget();
+    }
+
+    /// What tells that [`Service::reload_tools`] is due.
+    pub fn watch_tools(&self) -> std::io::Result<Option<Watch>> {
+        self.catalogue.watch()
+    }
+
+    /// Why tools of the operator's are not in force as they are written.
+    pub fn tool_complaints(&self) -> Vec<String> {
+        self.catalogue.complaints()
+    }
+
+    /// Registers the tool that `body` describes, now and after restarts.
+    pub async fn register(self: &Arc<Self>, body: Value) -> Result<Registered, RegisterToolError> {
+        let service = Arc::clone(self);
+        let work = move || {
+            let manifest = from_json(body.clone()).map_err(RegisterToolError::Manifest)?;
+            let tool = service.catalogue.register(&service.registry, manifest, &body)?;
+            service.cache.forget();
+            Ok(tool)
+        };
+        off_thread(work).await.unwrap_or(Err(RegisterToolError::Interrupted))
+    }
+
+    /// Removes every version that `name` means, now and after restarts.
+    pub async fn remove_tool(self: &Arc<Self>, name: String) -> Result<(), RegisterToolError> {
+        let service = Arc::clone(self);
+        let work = move || {
+            service.catalogue.remove(&service.registry, &name)?;
+            service.cache.forget();
+            Ok(())
+        };
+        off_thread(work).await.unwrap_or(Err(RegisterToolError::Interrupted))
+    }
+
     /// Calls that are under way keep what they were planned with.
     pub fn reload(&self, config: Arc<Config>) {
+        self.cache.forget();
         self.monitor.hold_ahead();
         let (monitor, prepared) = (Arc::clone(&self.monitor), super::prepared(&config));
         tokio::spawn(async move {
@@ -102,10 +163,7 @@ impl Service {
         // A schema's patterns and lengths go over every character.
         let (plan, context, tool) = aside(call.text_bytes(), {
             let (service, principal) = (Arc::clone(self), principal.clone());
-            move || {
-                let planned = plan::plan(call, &principal, &service.registry, &service.config());
-                planned.map(|(plan, context, tool)| (plan, context, tool.spec().name))
-            }
+            move || plan::plan(call, &principal, &service.registry, &service.config(), &service.cache)
         })
         .await
         .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;
@@ -123,7 +181,19 @@ impl Service {
             Some(id) => id,
             None => ExecutionId::from_random(random()?),
         };
-        let entry = Entry::new(id, principal, tool, plan.level, context.agent_id.clone());
+        if let Some(found) = plan.cached.and_then(|key| self.cache.get(&key)) {
+            let reply = Arc::new(again(&found, id, context, arrived));
+            if let Some(reserved) = reserved {
+                reserved.keep(Arc::clone(&reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
+            }
+            self.metrics.cached(&reply.tool.about().name);
+            return Ok(reply);
+        }
+        tool.admit(&principal.name).map_err(|retry_after| CallError::RateLimited {
+            what: format!("as many calls of {} as this principal may make", tool.about().name),
+            retry_after,
+        })?;
+        let entry = Entry::new(id, principal, &tool.about().name, plan.level, context.agent_id.clone());
         let listed = self.live.insert(entry)?;
         let caller = CallerGone { entry: Arc::clone(&listed.entry) };
         let (sender, reply) = oneshot::channel();
@@ -133,6 +203,9 @@ impl Service {
             let result = service.run(&listed, &plan, context, tool, arrived).await.map(Arc::new);
             if let Ok(execution) = &result {
                 service.count(execution);
+                if let Some(key) = plan.cached.filter(|_| execution.success()) {
+                    service.cache.keep(key, execution);
+                }
             }
             if let (Ok(reply), Some(reserved)) = (&result, reserved)
                 && !is_cut_off(reply)
@@ -153,12 +226,9 @@ impl Service {
         listed: &Listed,
         plan: &Plan,
         context: Context,
-        tool: &'static str,
+        tool: Registered,
         arrived: Instant,
     ) -> Result<Execution, CallError> {
-        let Some(tool) = self.registry.get(tool) else {
-            return Err(CallError::Internal("a tool left the registry during its call".into()));
-        };
         let attempt = Attempt {
             monitor: &self.monitor,
             admission: &self.admission,
@@ -172,7 +242,7 @@ impl Service {
         let ran = loop {
             let result = attempt.run().await;
             let again = match &result {
-                Ok(ran) => tool.spec().idempotent && failed_by_chance(ran),
+                Ok(ran) => tool.about().hints.idempotent && failed_by_chance(ran),
                 Err(error) => error.is_worth_retrying(),
             };
             let pause = jittered(backoff)?;
@@ -190,7 +260,7 @@ impl Service {
     async fn finish(
         self: &Arc<Self>,
         listed: &Listed,
-        tool: &dyn super::Tool,
+        tool: Registered,
         context: Context,
         ran: Ran,
         attempts: u32,
@@ -204,17 +274,16 @@ impl Service {
         let outcome = outcome.map(bounded);
         let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
         let shape = {
-            let (service, name, outcome) = (Arc::clone(self), tool.spec().name, outcome.clone());
+            let (tool, outcome) = (Arc::clone(&tool), outcome.clone());
             move || {
                 let (stdout, stdout_facts) = stdout.into_text();
                 let (stderr, stderr_facts) = stderr.into_text();
                 let finished = Finished { outcome, refused, stdout, stderr, result };
-                Some((service.registry.get(name)?.shape(finished), stdout_facts, stderr_facts))
+                (tool.shape(finished), stdout_facts, stderr_facts)
             }
         };
         let (shaped, stdout_facts, stderr_facts) = aside(bytes, shape)
             .await
-            .flatten()
             .ok_or_else(|| CallError::Internal("the shaping of a result was not finished".into()))?;
         let truncated = u64::from(stdout_facts.truncated) + u64::from(stderr_facts.truncated);
         if truncated > 0 {
@@ -222,17 +291,16 @@ impl Service {
         }
         Ok(Execution {
             id: listed.entry.id.clone(),
-            tool: tool.spec().name,
-            tool_version: tool.spec().version,
+            tool,
             agent_id: context.agent_id,
             metadata: context.metadata,
             result: shaped.result,
-            success: shaped.success,
             error: shaped.error.map(|e| ToolError { message: capped(&e.message, 2000), ..e }),
             outcome,
             limits_hit,
             time: arrived.elapsed(),
             attempts,
+            cached: false,
             usage,
             stdout: stdout_facts,
             stderr: stderr_facts,
@@ -243,7 +311,7 @@ impl Service {
     fn count(&self, execution: &Execution) {
         let outcome = execution.outcome.as_ref().map_or("setup_failed", Outcome::kind);
         let (level, cpu) = (execution.sandbox.level.name(), execution.usage.cpu_us as f64 / 1e6);
-        self.metrics.ran(execution.tool, level, outcome, execution.time.as_secs_f64(), cpu);
+        self.metrics.ran(&execution.tool.about().name, level, outcome, execution.time.as_secs_f64(), cpu);
         execution.limits_hit.iter().for_each(|hit| self.metrics.limit_hit(hit.kind.name()));
     }
 
@@ -302,6 +370,19 @@ impl Service {
         while !self.live.is_empty() {
             tokio::time::sleep(ENDED_POLL).await;
         }
+    }
+}
+
+/// What `found` returned, as the reply to another call: the result and how it came about are the first one's.
+fn again(found: &Execution, id: ExecutionId, context: Context, arrived: Instant) -> Execution {
+    Execution {
+        id,
+        agent_id: context.agent_id,
+        metadata: context.metadata,
+        time: arrived.elapsed(),
+        attempts: 0,
+        cached: true,
+        ..found.clone()
     }
 }
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use super::registry::Registered;
 
 use crate::spec::{Clock, Enforced, ExecutionId, Level, LimitHit, Outcome, SandboxId, Usage};
 
@@ -13,6 +16,12 @@ pub struct ToolError {
     /// The outcome's kind, `nonzero_exit`, `exception`, or the tool's own.
     pub code: &'static str,
     pub message: String,
+}
+
+impl ToolError {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
 }
 
 /// The end of a command as a tool sees it.
@@ -61,13 +70,6 @@ fn signal_name(signal: i32) -> String {
     }
 }
 
-/// A tool's own result.
-pub struct Shaped {
-    pub result: Value,
-    pub success: bool,
-    pub error: Option<ToolError>,
-}
-
 /// What is told about one output stream beside its text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamFacts {
@@ -89,21 +91,21 @@ pub struct SandboxFacts {
 }
 
 /// A call after which there is something to tell: a sandbox was built for it.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Execution {
     pub id: ExecutionId,
-    pub tool: &'static str,
-    pub tool_version: &'static str,
+    pub tool: Registered,
     pub agent_id: Option<String>,
     pub metadata: Option<Map<String, Value>>,
-    pub result: Value,
-    pub success: bool,
+    pub result: Box<RawValue>,
     pub error: Option<ToolError>,
     pub outcome: Option<Outcome>,
     pub limits_hit: Vec<LimitHit>,
     /// From the call's arrival to its end, waits and retries included.
     pub time: Duration,
     pub attempts: u32,
+    /// Nothing ran for this call: the result and all that follows are an earlier one's.
+    pub cached: bool,
     pub usage: Usage,
     pub stdout: StreamFacts,
     pub stderr: StreamFacts,
@@ -111,6 +113,10 @@ pub struct Execution {
 }
 
 impl Execution {
+    pub fn success(&self) -> bool {
+        self.error.is_none()
+    }
+
     /// Memory that the values of the reply take, which for small numbers is many times their text.
     pub fn held_bytes(&self) -> usize {
         fn map(fields: &Map<String, Value>) -> usize {
@@ -126,7 +132,7 @@ impl Execution {
                     Value::Null | Value::Bool(_) | Value::Number(_) => 0,
                 }
         }
-        value(&self.result) + self.metadata.as_ref().map_or(0, map)
+        self.result.get().len() + self.metadata.as_ref().map_or(0, map)
     }
 }
 

@@ -22,7 +22,8 @@ pub struct Entry {
     pub id: ExecutionId,
     /// The principal's name.
     pub owner: String,
-    pub tool: &'static str,
+    /// Its name.
+    pub tool: String,
     pub level: Level,
     pub agent_id: Option<String>,
     pub started_at: SystemTime,
@@ -34,17 +35,11 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(
-        id: ExecutionId,
-        owner: &Principal,
-        tool: &'static str,
-        level: Level,
-        agent_id: Option<String>,
-    ) -> Self {
+    pub(super) fn new(id: ExecutionId, owner: &Principal, tool: &str, level: Level, agent_id: Option<String>) -> Self {
         Self {
             id,
             owner: owner.name.clone(),
-            tool,
+            tool: tool.to_owned(),
             level,
             agent_id,
             started_at: SystemTime::now(),

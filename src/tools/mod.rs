@@ -6,11 +6,16 @@
 mod admission;
 pub mod aside;
 mod bash;
+mod cache;
 pub mod call;
+pub mod custom;
+pub mod day;
+pub mod definition;
 pub mod execute;
 mod fair;
 mod finish;
 mod level;
+pub mod listing;
 pub mod live;
 mod output;
 mod plan;
@@ -20,10 +25,12 @@ mod registry;
 mod replies;
 mod run;
 mod schema;
+pub mod version;
 
+pub use definition::{About, AnyTool, Deprecated, Hints, Shaped, Tool};
 pub use finish::{Execution, SandboxFacts, StreamFacts, ToolError};
-pub use registry::{Registry, Tool, ToolSpec};
-pub use schema::Violation;
+pub use registry::{RegisterError, Registered, Registry, Table};
+pub use schema::{Schema, Violation};
 
 /// What the engine may start ahead, under `config`.
 pub fn prepared(config: &crate::config::Config) -> crate::wire::Prepare {

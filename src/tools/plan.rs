@@ -1,11 +1,12 @@
 //! From a call to what will run: a tool's job, its level, its limits, its time.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::cache::{Cache, Key};
 use super::call::{Call, CallError, Context};
 use super::level;
 use super::principal::Principal;
-use super::registry::{Registry, Tool};
+use super::registry::{Registered, Registry};
 use super::schema::Violation;
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
@@ -24,8 +25,10 @@ pub struct Job {
     pub env: Vec<(String, String)>,
     pub cwd: String,
     pub stdin: String,
-    /// `parameters.timeout`.
+    /// Of one attempt: `parameters.timeout`, or the tool's own.
     pub timeout_ms: Option<u64>,
+    /// The most that a call of this tool may have, and what it has where the caller does not say.
+    pub limits: LimitRequest,
 }
 
 /// A job that may run, at a level and within limits that this caller may have.
@@ -39,31 +42,36 @@ pub(super) struct Plan {
     /// As asked for; the engine resolves it again.
     pub request: LimitRequest,
     pub limits: Limits,
+    /// Under which a result of the same call may be found; none where it was not asked for or the tool is not idempotent.
+    pub cached: Option<Key>,
 }
 
 /// Checks everything about `call` that can be known without the engine. Returns the plan and the rest of the call.
-pub(super) fn plan<'r>(
+pub(super) fn plan(
     call: Call,
     principal: &Principal,
-    registry: &'r Registry,
+    registry: &Registry,
     config: &Config,
-) -> Result<(Plan, Context, &'r dyn Tool), CallError> {
+    cache: &Cache,
+) -> Result<(Plan, Context, Registered), CallError> {
     let Call { tool: name, parameters, context } = call;
     let tool = registry.get(&name).ok_or_else(|| CallError::UnknownTool(crate::spec::capped(&name, 64)))?;
-    let spec = tool.spec();
-    let parameters = Value::Object(parameters);
-    let mut found = spec.schema.violations(&parameters);
-    let Value::Object(parameters) = parameters else { unreachable!("made an object above") };
-    if found.is_empty() {
-        found = tool.check(&parameters);
-    }
-    if !found.is_empty() {
-        return Err(CallError::Parameters(found));
-    }
-    let level = level::effective(&context, principal, spec.level, config.levels)?;
-    let job = tool.job(parameters);
+    let parameters = tool.schema().accept(parameters).map_err(CallError::Parameters)?;
+    let level = level::effective(&context, principal, tool.about().level, config.levels)?;
+    let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
+    let job = tool.job(parameters).map_err(CallError::Parameters)?;
 
-    let mut request = context.limits;
+    let mut request = context.limits.within(&job.limits).map_err(|beyond| {
+        let of_the_tool = |field: LimitField| {
+            let shown = |request: &LimitRequest| request.get(field).unwrap_or_default() as f64 / field.unit();
+            let (asked, most) = (shown(&context.limits), shown(&job.limits));
+            Violation::new(
+                format!("/context/limits/{}", field.name()),
+                format!("{asked} is greater than the tool's maximum of {most}"),
+            )
+        };
+        CallError::Request(beyond.into_iter().map(of_the_tool).collect())
+    })?;
     resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
     let wall_most = table(level).wall_ms.most.min(config.ceilings.wall_ms);
     if let Some(asked) = job.timeout_ms.filter(|ms| *ms > wall_most) {
@@ -77,7 +85,9 @@ pub(super) fn plan<'r>(
     let env = environment(&config.host.runtime_directories, &job.env);
     check_command(&job, &env)?;
     let is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
-    Ok((Plan { job, env, is_plain, level, request, limits }, context, tool))
+    let cached =
+        asked.map(|parameters| cache.key(&*tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
+    Ok((Plan { job, env, is_plain, level, request, limits, cached }, context, tool))
 }
 
 /// The engine would refuse the whole message; the caller is told which parameter it is.
@@ -97,25 +107,15 @@ fn named(refused: &[LimitRefusal]) -> Vec<Violation> {
     refused.iter().map(violation).collect()
 }
 
-/// How many of the plan's units are one of the contract's.
-fn unit(field: LimitField) -> f64 {
-    match field {
-        LimitField::Memory | LimitField::FileSize => 1024.0 * 1024.0,
-        LimitField::Cpu => 100.0,
-        LimitField::CpuTime | LimitField::Wall => 1000.0,
-        LimitField::NetworkRequests | LimitField::Pids | LimitField::Output => 1.0,
-    }
-}
-
 /// The engine's `most` for the contract's field `name`, in that field's unit.
 pub(super) fn in_contracts_unit(name: &str, most: u64) -> f64 {
     let field = LimitField::ALL.into_iter().find(|field| field.name() == name);
-    most as f64 / field.map_or(1.0, unit)
+    most as f64 / field.map_or(1.0, LimitField::unit)
 }
 
 /// In the contract's field and unit.
 fn violation(r: &LimitRefusal) -> Violation {
-    let unit = unit(r.field);
+    let unit = r.field.unit();
     let shown = |v: u64| v as f64 / unit;
     let message = if r.asked > r.most {
         format!("{} is greater than the maximum of {}", shown(r.asked), shown(r.most))
@@ -129,20 +129,21 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// The schema has held it between 0 and 300.
-pub(super) fn timeout_ms(parameters: &Map<String, Value>) -> Option<u64> {
-    parameters.get("timeout").and_then(Value::as_f64).map(|s| ((s * 1000.0).ceil() as u64).max(1))
+/// A tool's `timeout`, which its schema holds between 0 and 300 seconds: rounded up, so that it never becomes none.
+pub(super) fn milliseconds(seconds: f64) -> u64 {
+    ((seconds * 1000.0).ceil() as u64).max(1)
 }
 
-pub(super) fn no_nul(parameters: &Map<String, Value>, name: &str, found: &mut Vec<Violation>) {
-    if parameters.get(name).and_then(Value::as_str).is_some_and(|s| s.contains('\0')) {
+/// For the parameter `name`, or a place below it.
+pub(super) fn no_nul(name: &str, text: &str, found: &mut Vec<Violation>) {
+    if text.contains('\0') {
         found.push(Violation::new(format!("/parameters/{name}"), "holds a NUL byte"));
     }
 }
 
 /// JSON schema counts characters; files and pipes count bytes.
-pub(super) fn bytes_at_most(parameters: &Map<String, Value>, name: &str, max: usize, found: &mut Vec<Violation>) {
-    if parameters.get(name).and_then(Value::as_str).is_some_and(|s| s.len() > max) {
+pub(super) fn bytes_at_most(name: &str, text: &str, max: usize, found: &mut Vec<Violation>) {
+    if text.len() > max {
         found.push(Violation::new(format!("/parameters/{name}"), format!("is longer than {max} bytes")));
     }
 }
@@ -151,13 +152,14 @@ pub(super) fn bytes_at_most(parameters: &Map<String, Value>, name: &str, max: us
 mod tests {
     use super::*;
     use crate::config::Role;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn planned(parameters: Value, context: Context) -> Result<Plan, CallError> {
         let Value::Object(parameters) = parameters else { panic!() };
         let call = Call { tool: "bash".into(), parameters, context };
         let registry = Registry::built_in();
-        plan(call, &Principal::new("t", Role::User), &registry, &Config::default()).map(|(plan, ..)| plan)
+        plan(call, &Principal::new("t", Role::User), &registry, &Config::default(), &Cache::default())
+            .map(|(plan, ..)| plan)
     }
 
     #[test]

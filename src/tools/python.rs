@@ -1,70 +1,81 @@
 //! `python`: code in a fresh interpreter in a fresh sandbox; what it printed and the variables that it left.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::finish::{Finished, Shaped, ToolError};
-use super::plan::{CODE_BYTES_MAX, Job, bytes_at_most, no_nul, timeout_ms};
-use super::registry::{Tool, ToolSpec};
-use super::schema::{Schema, Violation};
+use super::definition::{About, Shaped, Tool};
+use super::finish::{Finished, ToolError};
+use super::plan::{CODE_BYTES_MAX, Job, bytes_at_most, milliseconds, no_nul};
+use super::schema::Violation;
+use super::version::Version;
 use crate::runtimes::{Runtime, WORKSPACE, python};
-use crate::spec::{Outcome, capped};
+use crate::spec::{LimitRequest, Outcome, capped};
 
-pub(super) struct Python {
-    spec: ToolSpec,
+pub(super) struct Python;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// Python source, run as __main__. At most 1 MiB, without NUL.
+    #[schemars(length(max = CODE_BYTES_MAX))]
+    code: String,
+    /// Seconds that the code may take; 30 unless given.
+    #[serde(default)]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 300))]
+    timeout: Option<f64>,
 }
 
-impl Python {
-    pub(super) fn new() -> Self {
-        let schema = json!({
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "type": "object",
-            "properties": {
-                "code": {
-                    "type": "string", "maxLength": CODE_BYTES_MAX,
-                    "description": "Python source, run as __main__. At most 1 MiB, without NUL."
-                },
-                "timeout": {
-                    "type": "number", "exclusiveMinimum": 0, "maximum": 300,
-                    "description": "Seconds that the code may take; 30 unless given."
-                }
-            },
-            "required": ["code"],
-            "additionalProperties": false
-        });
-        Self {
-            spec: ToolSpec {
-                name: "python",
-                description: "Runs Python code in a fresh sandbox and returns what it printed and the variables it left.",
-                version: "1.0.0",
-                idempotent: false,
-                level: None,
-                schema: Schema::new(schema),
-            },
-        }
-    }
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Output {
+    /// What was printed.
+    output: String,
+    /// The top-level names that the code left, as JSON where JSON can hold them.
+    variables: Map<String, Value>,
+    /// Present where some were too many, too large or too deep.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    variables_truncated: bool,
+    /// What ended the code, where that was an exception or `sys.exit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Raised>,
+    success: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Raised {
+    name: String,
+    value: String,
+    traceback: String,
 }
 
 impl Tool for Python {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
+    type Input = Input;
+    type Output = Output;
+
+    fn about(&self) -> About {
+        About {
+            examples: vec![json!({ "code": "import math\nresult = math.sqrt(16)\nprint(result)" })],
+            ..About::new(
+                "python",
+                "Runs Python code in a fresh sandbox and returns what it printed and the variables it left.",
+                Version(1, 0, 0),
+            )
+        }
     }
 
-    fn check(&self, parameters: &Map<String, Value>) -> Vec<Violation> {
+    fn check(&self, input: &Input) -> Vec<Violation> {
         let mut found = Vec::new();
-        no_nul(parameters, "code", &mut found);
-        bytes_at_most(parameters, "code", CODE_BYTES_MAX, &mut found);
+        no_nul("code", &input.code, &mut found);
+        bytes_at_most("code", &input.code, CODE_BYTES_MAX, &mut found);
         found
     }
 
-    fn job(&self, mut parameters: Map<String, Value>) -> Job {
-        let code = match parameters.remove("code") {
-            Some(Value::String(code)) => code,
-            _ => String::new(),
-        };
+    fn job(&self, input: Input) -> Job {
         Job {
-            timeout_ms: timeout_ms(&parameters),
+            timeout_ms: input.timeout.map(milliseconds),
+            limits: LimitRequest::default(),
             runtime: Runtime::Python,
-            code,
+            code: input.code,
             env: Vec::new(),
             cwd: WORKSPACE.to_owned(),
             stdin: String::new(),
@@ -72,7 +83,7 @@ impl Tool for Python {
     }
 
     /// The code's own end leaves variables and, after an exception or `sys.exit`, an error; a kill leaves neither.
-    fn shape(&self, finished: Finished) -> Shaped {
+    fn shape(&self, finished: Finished) -> Shaped<Output> {
         let exited = matches!(finished.outcome, Some(Outcome::Exited { .. }));
         // Code that ended by itself and left no readable document (it closed the descriptor, or os._exit) had variables
         // that nobody can tell: that is not the same as none.
@@ -83,23 +94,13 @@ impl Tool for Python {
             && raised.name != "SystemExit"
         {
             // Code may still leave with 0, from an exit handler say: the exception is what matters.
-            error = Some(ToolError {
-                code: "exception",
-                message: capped(&format!("{}: {}", raised.name, raised.value), 1000),
-            });
+            error = Some(ToolError::new("exception", capped(&format!("{}: {}", raised.name, raised.value), 1000)));
         }
         let success = error.is_none();
-        let mut result = Map::new();
-        result.insert("output".into(), finished.stdout.into());
-        result.insert("variables".into(), left.variables.into());
-        if left.truncated {
-            result.insert("variables_truncated".into(), true.into());
-        }
-        if let Some(raised) = left.error {
-            let told = json!({ "name": raised.name, "value": raised.value, "traceback": raised.traceback });
-            result.insert("error".into(), told);
-        }
-        result.insert("success".into(), success.into());
-        Shaped { result: result.into(), success, error }
+        let python::Left { variables, truncated, error: raised } = left;
+        let raised = raised.map(|python::Raised { name, value, traceback }| Raised { name, value, traceback });
+        let output = finished.stdout;
+        let result = Output { output, variables, variables_truncated: truncated, error: raised, success };
+        Shaped { result, error }
     }
 }

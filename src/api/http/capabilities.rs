@@ -28,7 +28,8 @@ pub(super) async fn capabilities(
         .iter()
         .map(|r| json!({ "name": r.name, "program": r.program, "available": r.program.is_some() }))
         .collect();
-    let tools: Vec<&str> = state.service.registry().iter().map(|tool| tool.spec().name).collect();
+    let table = state.service.registry().table();
+    let tools: Vec<&str> = table.newest().map(|tool| tool.about().name.as_str()).collect();
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "principal": {

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
-use crate::spec::{ExecutionId, IdError, Level, LimitRequest, WorkspaceName, capped};
+use crate::spec::{ExecutionId, IdError, Level, LimitField, LimitRequest, WorkspaceName, capped};
 use crate::tools::Violation;
 use crate::tools::call::{Call, Context};
 
@@ -16,7 +16,6 @@ const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// More say nothing new.
 const FAULTS_MAX: usize = 64;
 const SHOWN_CHARS_MAX: usize = 64;
-const MIB: f64 = 1024.0 * 1024.0;
 
 /// The call that `body` is.
 pub fn call(body: Value) -> Result<Call, Problem> {
@@ -53,8 +52,7 @@ fn context(given: Map<String, Value>, faults: &mut Vec<Violation>) -> (Context, 
     let sandbox = c.text("sandbox_id", NAME_BYTES_MAX).is_some();
     let timeout_ms = c.number("timeout", CONTEXT_TIMEOUT_S_MAX).map(|s| to_u64(s * 1000.0).max(1));
     let retry_count = c.integer("retry_count", RETRY_COUNT_MAX).unwrap_or(0) as u32;
-    // Caching is for tools declared idempotent; none is yet, so the wish is read and changes nothing.
-    let _cache_enabled = c.boolean("cache_enabled");
+    let cache = c.boolean("cache_enabled").unwrap_or(false);
     let sandbox_mode = c.boolean("sandbox_mode");
     let metadata = c.object("metadata");
     if metadata.as_ref().is_some_and(|m| Value::Object(m.clone()).to_string().len() > METADATA_BYTES_MAX) {
@@ -63,25 +61,37 @@ fn context(given: Map<String, Value>, faults: &mut Vec<Violation>) -> (Context, 
     let given = c.object("limits").unwrap_or_default();
     c.end();
     let limits = limits(given, faults);
-    let context =
-        Context { execution_id, agent_id, metadata, timeout_ms, retry_count, sandbox_mode, level, workspace, limits };
+    let context = Context {
+        execution_id,
+        agent_id,
+        metadata,
+        timeout_ms,
+        retry_count,
+        cache,
+        sandbox_mode,
+        level,
+        workspace,
+        limits,
+    };
     (context, sandbox)
 }
 
 /// Whether a level and the operator allow them is asked later; here they only have to be numbers.
 fn limits(given: Map<String, Value>, faults: &mut Vec<Violation>) -> LimitRequest {
     let mut l = Fields { at: "/context/limits", fields: given, faults };
-    let any = f64::INFINITY;
-    let limits = LimitRequest {
-        memory_bytes: l.number("max_memory_mb", any).map(|mb| to_u64(mb * MIB)),
-        cpu_centipercent: l.number("max_cpu_percent", any).map(|p| to_u64(p * 100.0).min(u32::MAX.into()) as u32),
-        cpu_time_ms: l.number("max_cpu_seconds", any).map(|s| to_u64(s * 1000.0)),
-        wall_ms: l.number("max_execution_time_seconds", any).map(|s| to_u64(s * 1000.0)),
-        file_size_bytes: l.number("max_file_size_mb", any).map(|mb| to_u64(mb * MIB)),
-        network_requests: l.integer("max_network_requests", u32::MAX.into()).map(|n| n as u32),
-        pids: l.integer("max_processes", u32::MAX.into()).map(|n| n as u32),
-        output_bytes: l.integer("max_output_bytes", u64::MAX),
-    };
+    let mut limits = LimitRequest::default();
+    for field in LimitField::ALL {
+        let value = match field {
+            LimitField::NetworkRequests | LimitField::Pids => {
+                l.integer(field.name(), u32::MAX.into()).map(|n| n as f64)
+            }
+            LimitField::Output => l.integer(field.name(), u64::MAX).map(|n| n as f64),
+            _ => l.number(field.name(), f64::INFINITY),
+        };
+        if let Some(value) = value {
+            limits.set(field, value);
+        }
+    }
     l.end();
     limits
 }

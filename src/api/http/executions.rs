@@ -42,7 +42,7 @@ impl<'a> ExecutionBody<'a> {
         Self {
             execution_id: entry.id.as_str(),
             principal: &entry.owner,
-            tool_name: entry.tool,
+            tool_name: &entry.tool,
             agent_id: entry.agent_id.as_deref(),
             level: entry.level.name(),
             state: entry.state(),

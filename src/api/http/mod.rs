@@ -30,6 +30,7 @@ use crate::api::identity::Identity;
 use crate::config::keys::ApiKey;
 use crate::config::{Config, Source};
 use crate::telemetry::manager;
+use crate::tools::custom::{Directories, Watch};
 use crate::tools::execute::Service;
 use crate::wire::client::Monitor;
 
@@ -50,6 +51,8 @@ pub struct FrontOptions {
     pub engine_socket: PathBuf,
     pub unix: Option<std::os::unix::net::UnixListener>,
     pub tcp: Vec<std::net::TcpListener>,
+    /// Where custom tools lie.
+    pub tools: Directories,
     /// Told by one byte, and closed, once connections are accepted and the engine has been looked for once.
     pub ready: Option<OwnedFd>,
     /// Who the engine must run as: 0, but for tests without privilege.
@@ -67,6 +70,7 @@ impl FrontOptions {
             keys: Vec::new(),
             unix: None,
             tcp: Vec::new(),
+            tools: Directories::default(),
             ready: None,
             engine_uid: 0,
         }
@@ -97,13 +101,13 @@ pub fn run(options: FrontOptions) -> Result<(), FrontError> {
 }
 
 async fn serve(options: FrontOptions) -> Result<(), FrontError> {
-    let FrontOptions { config, source, keys, engine_socket, unix, tcp, ready, engine_uid } = options;
+    let FrontOptions { config, source, keys, engine_socket, unix, tcp, tools, ready, engine_uid } = options;
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
     let config = Arc::new(config);
     let monitor = Arc::new(Monitor::new(engine_socket, engine_uid, crate::tools::prepared(&config)));
-    let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor)));
+    let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor), tools));
     let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
     let state = router::State {
@@ -140,11 +144,22 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     manager::ready(&reloader.status());
     let mut tick = tokio::time::interval(manager::tick().unwrap_or(Duration::from_secs(3600)));
     let mut told = String::new();
+    let mut watch = service.watch_tools().unwrap_or_else(|error| {
+        tracing::warn!(%error, "changes of custom tools are not noticed: SIGHUP reads them again");
+        None
+    });
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reloader.reload(),
+            result = tools_changed(&mut watch) => match result {
+                Ok(()) => service.reload_tools(),
+                Err(error) => {
+                    tracing::warn!(%error, "changes of custom tools are not noticed any more: SIGHUP reads them again");
+                    watch = None;
+                }
+            },
             _ = tick.tick() => {
                 manager::alive();
                 let status = reloader.status();
@@ -174,6 +189,13 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     Ok(())
 }
 
+async fn tools_changed(watch: &mut Option<Watch>) -> io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What SIGHUP does.
 struct Reloader {
     source: Option<Source>,
@@ -186,8 +208,9 @@ struct Reloader {
 impl Reloader {
     /// Applies the file as it is now, or keeps what is in force and says why.
     fn reload(&mut self) {
-        let Some(source) = &self.source else { return };
         manager::reloading();
+        self.service.reload_tools();
+        let Some(source) = &self.source else { return manager::ready(&self.status()) };
         self.complaint = match source.read_as_roots() {
             Ok(next) => {
                 let (config, differs) = self.service.config().adopt(next);
@@ -209,7 +232,11 @@ impl Reloader {
     }
 
     fn status(&self) -> String {
-        let status = self.service.status();
+        let mut status = self.service.status();
+        if let [first, rest @ ..] = &self.service.tool_complaints()[..] {
+            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            status = format!("Custom tool not in force: {first}{more}; {status}");
+        }
         match &self.complaint {
             Some(complaint) => format!("{complaint}; {status}"),
             None => status,
@@ -252,9 +279,8 @@ pub fn decode_for_fuzzing(body: &[u8]) {
     let Ok(call) = envelope::call(value) else { return };
     let registry = crate::tools::Registry::built_in();
     if let Some(tool) = registry.get(&call.tool) {
-        let parameters = serde_json::Value::Object(call.parameters.clone());
-        if tool.spec().schema.violations(&parameters).is_empty() && tool.check(&call.parameters).is_empty() {
-            let _ = tool.job(call.parameters);
+        if let Ok(parameters) = tool.schema().accept(call.parameters) {
+            let _ = tool.job(parameters);
         }
     }
 }

@@ -9,8 +9,11 @@ use serde::Serialize;
 
 use crate::api::identity::Denied;
 use crate::spec::{RequestId, capped};
+use crate::tools::RegisterError;
 use crate::tools::Violation;
 use crate::tools::call::CallError;
+use crate::tools::custom::ChangeError;
+use crate::tools::execute::RegisterToolError;
 use crate::wire::client::ClientError;
 
 /// `detail` may carry a name that a caller or the engine shaped.
@@ -217,6 +220,27 @@ fn engine_unavailable(source: &ClientError) -> Problem {
         ClientError::Unexpected { .. } => "the engine gave an answer of another kind",
     };
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", why).retry_after(Some(SOON))
+}
+
+impl From<RegisterToolError> for Problem {
+    fn from(error: RegisterToolError) -> Self {
+        use RegisterToolError as E;
+        let detail = error.to_string();
+        match error {
+            E::Manifest(errors) => Self::malformed_request(errors),
+            E::Interrupted => CallError::Draining.into(),
+            E::Change(ChangeError::Unknown(_)) => Self::new(StatusCode::NOT_FOUND, "unknown_tool", detail),
+            E::Change(ChangeError::Register(RegisterError::Full)) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "at_capacity", detail)
+            }
+            E::Change(ChangeError::Kept(_)) => CallError::Internal(detail).into(),
+            E::Change(
+                ChangeError::Register(RegisterError::Exists { .. })
+                | ChangeError::BuiltIn(_)
+                | ChangeError::Operators(_),
+            ) => Self::new(StatusCode::CONFLICT, "conflict", detail),
+        }
+    }
 }
 
 impl From<ClientError> for Problem {

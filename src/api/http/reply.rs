@@ -1,9 +1,11 @@
 //! An execution as the contract's envelope. The shapes are this file's own; nothing else may rely on them.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::spec::{Enforced, LandlockReport, LimitHit, Outcome};
+use crate::tools::listing::deprecation;
 use crate::tools::{Execution, SandboxFacts, StreamFacts};
 
 /// The body of a 200.
@@ -16,11 +18,11 @@ pub fn body(execution: &Execution) -> Vec<u8> {
 struct Envelope<'a> {
     execution_id: &'a str,
     tool_name: &'a str,
-    tool_version: &'a str,
+    tool_version: String,
     agent_id: Option<&'a str>,
     metadata: Option<&'a Map<String, Value>>,
     success: bool,
-    result: &'a Value,
+    result: &'a RawValue,
     error: Option<ErrorBody<'a>>,
     outcome: Option<OutcomeBody<'a>>,
     execution_time: f64,
@@ -31,6 +33,9 @@ struct Envelope<'a> {
     sandbox: SandboxBody<'a>,
     /// Not recorded yet, which is not the same as none.
     denials: Option<()>,
+    /// Of the tool in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deprecation: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -143,17 +148,17 @@ impl<'a> Envelope<'a> {
         let (StreamFacts { bytes, truncated, lossy }, stderr) = (e.stdout, e.stderr);
         Self {
             execution_id: e.id.as_str(),
-            tool_name: e.tool,
-            tool_version: e.tool_version,
+            tool_name: &e.tool.about().name,
+            tool_version: e.tool.about().version.to_string(),
             agent_id: e.agent_id.as_deref(),
             metadata: e.metadata.as_ref(),
-            success: e.success,
+            success: e.success(),
             result: &e.result,
             error: e.error.as_ref().map(|error| ErrorBody { code: error.code, message: &error.message, rule }),
             outcome: e.outcome.as_ref().map(|outcome| OutcomeBody::of(outcome, &e.limits_hit)),
             execution_time: e.time.as_micros() as f64 / 1e6,
             attempts: e.attempts,
-            cached: false,
+            cached: e.cached,
             usage: UsageBody {
                 wall_ms: e.usage.wall_us as f64 / 1000.0,
                 cpu_ms: e.usage.cpu_us as f64 / 1000.0,
@@ -170,6 +175,7 @@ impl<'a> Envelope<'a> {
             },
             sandbox: SandboxBody::of(&e.sandbox),
             denials: None,
+            deprecation: e.tool.about().deprecated.as_ref().map(deprecation),
         }
     }
 }

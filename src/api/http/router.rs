@@ -26,8 +26,8 @@ pub(super) struct State {
 pub(super) fn router(state: State) -> Router {
     let api = Router::new()
         .route("/tools/execute", post(execute::execute))
-        .route("/tools", get(tools::list))
-        .route("/tools/{name}", get(tools::one))
+        .route("/tools", get(tools::list).post(tools::register))
+        .route("/tools/{name}", get(tools::one).delete(tools::remove))
         .route("/capabilities", get(capabilities::capabilities))
         .route("/executions", get(executions::list))
         .route("/executions/{id}", get(executions::one).delete(executions::end));

@@ -1,0 +1,148 @@
+//! Tools that need no Rust: manifests of the operator's (`tools.d`) and of admins (`POST /api/v1/tools`).
+
+mod catalogue;
+mod file;
+mod manifest;
+mod watch;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+pub use catalogue::{Catalogue, ChangeError, Directories};
+pub use file::{Misfit, from_json, read};
+pub use manifest::Manifest;
+pub use watch::Watch;
+
+use super::definition::{About, AnyTool, Shaped};
+use super::finish::{Finished, ToolError};
+use super::plan::{Job, STDIN_BYTES_MAX};
+use super::schema::{Schema, Violation};
+use crate::runtimes::WORKSPACE;
+use crate::spec::{Outcome, capped};
+
+/// Of a tool's own message.
+const MESSAGE_CHARS_MAX: usize = 1000;
+/// Levels of a tool's JSON: deeper than what a request may have it would be no help to anybody.
+const DEPTH_MAX: usize = 128;
+
+/// A manifest as one of the registry's.
+pub struct Custom {
+    manifest: Manifest,
+    /// By principal.
+    rate: Option<DefaultKeyedRateLimiter<String>>,
+}
+
+impl Custom {
+    pub fn new(manifest: Manifest) -> Self {
+        let rate = manifest.rate.and_then(|rate| {
+            let calls = NonZeroU32::new(rate.calls)?;
+            // All at once, or spread: as many in any stretch of that length, one more each time its share has passed.
+            Some(RateLimiter::keyed(Quota::with_period(rate.per / rate.calls)?.allow_burst(calls)))
+        });
+        Self { manifest, rate }
+    }
+}
+
+impl AnyTool for Custom {
+    fn about(&self) -> &About {
+        &self.manifest.about
+    }
+
+    fn schema(&self) -> &Schema {
+        &self.manifest.schema
+    }
+
+    fn result_schema(&self) -> Option<&Value> {
+        None
+    }
+
+    fn ttl(&self) -> Duration {
+        self.manifest.ttl
+    }
+
+    fn admit(&self, principal: &str) -> Result<(), Duration> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        // Those who have not called for long are forgotten, once there are many.
+        if rate.len() > KEYS_KEPT {
+            rate.retain_recent();
+        }
+        rate.check_key(&principal.to_owned()).map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+    }
+
+    /// Parameters reach the program as one JSON document on its standard input.
+    fn job(&self, parameters: Map<String, Value>) -> Result<Job, Vec<Violation>> {
+        let stdin = Value::Object(parameters).to_string();
+        if stdin.len() > STDIN_BYTES_MAX {
+            return Err(vec![Violation::new(
+                "/parameters",
+                format!("are larger than {STDIN_BYTES_MAX} bytes of JSON"),
+            )]);
+        }
+        let Manifest { runtime, code, timeout_ms, limits, .. } = &self.manifest;
+        Ok(Job {
+            runtime: *runtime,
+            code: code.clone(),
+            env: Vec::new(),
+            cwd: WORKSPACE.to_owned(),
+            stdin,
+            timeout_ms: *timeout_ms,
+            limits: *limits,
+        })
+    }
+
+    /// What it printed is the result, as JSON where it is that and as text where it is not; what it said last on standard
+    /// error is why it failed.
+    fn shape(&self, finished: Finished) -> Shaped {
+        let error = match &finished.outcome {
+            Some(Outcome::Exited { code }) if *code != 0 => {
+                let last = finished.stderr.lines().rev().map(str::trim).find(|line| !line.is_empty());
+                let message = match last {
+                    Some(line) => capped(line, MESSAGE_CHARS_MAX),
+                    None => format!("the tool exited with code {code}"),
+                };
+                Some(ToolError::new("tool_error", message))
+            }
+            _ => finished.error(),
+        };
+        let printed = finished.stdout.trim();
+        let result = if printed.is_empty() { Some(RawValue::NULL.to_owned()) } else { document(printed) };
+        let text = || serde_json::value::to_raw_value(&finished.stdout).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Shaped { result: result.unwrap_or_else(text), error }
+    }
+}
+
+/// Callers of one tool that are remembered before those who are not due any more are forgotten.
+const KEYS_KEPT: usize = 1024;
+
+/// `text` as the one JSON document that it may be.
+fn document(text: &str) -> Option<Box<RawValue>> {
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    (deepest <= DEPTH_MAX).then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+/// `manifest` ready to be registered.
+pub fn tool(manifest: Manifest) -> super::Registered {
+    Arc::new(Custom::new(manifest))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Tells when files of a directory change.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::net::unix::pipe::Receiver;
+
+/// Editors write, rename and change modes one after the other: what comes within this time is one change.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// The files of one directory.
+pub struct Watch {
+    /// Not a pipe, but read as one: what the events say does not matter, only that there are some.
+    events: Receiver,
+}
+
+impl Watch {
+    /// Must be called where a runtime runs.
+    pub(super) fn of(directory: &File) -> io::Result<Self> {
+        let events = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let what = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_ONLYDIR;
+        events.add_watch(&super::catalogue::through(directory), what)?;
+        Ok(Self { events: Receiver::from_owned_fd_unchecked(events.as_fd().try_clone_to_owned()?)? })
+    }
+
+    /// Completes once something has changed and nothing more did for a moment.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        self.read().await?;
+        while let Ok(more) = tokio::time::timeout(SETTLED, self.read()).await {
+            more?;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        loop {
+            self.events.readable().await?;
+            match self.events.try_read(&mut [0; 4096]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(()),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What a tool is: a [`Tool`] in its own types, and the same behind one face for all, [`AnyTool`].
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::day::Day;
+use super::finish::{Finished, ToolError};
+use super::plan::Job;
+use super::schema::{self, Schema, Violation};
+use super::version::Version;
+use crate::spec::{Level, capped};
+
+/// What is told about a tool beside its schemas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    /// Legal wherever tools are listed: see [`super::version::is_name`].
+    pub name: String,
+    pub description: String,
+    pub version: Version,
+    pub deprecated: Option<Deprecated>,
+    /// Parameters of calls that work, as a caller would send them.
+    pub examples: Vec<Value>,
+    pub hints: Hints,
+    /// The weakest level at which it may run; `None` leaves it to caller and principal.
+    pub level: Option<Level>,
+}
+
+impl About {
+    /// Of a tool that may do anything, and is as good as any other.
+    pub fn new(name: &str, description: &str, version: Version) -> Self {
+        Self {
+            name: name.to_owned(),
+            description: description.to_owned(),
+            version,
+            deprecated: None,
+            examples: Vec::new(),
+            hints: Hints::default(),
+            level: None,
+        }
+    }
+}
+
+/// A version that callers should leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deprecated {
+    pub since: Day,
+    /// From when on it may be gone.
+    pub sunset: Option<Day>,
+    /// What to use instead, say.
+    pub message: Option<String>,
+}
+
+/// What a call may do outside its sandbox. Hints for callers and models; no fence depends on them but the cache, which is for
+/// idempotent tools alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hints {
+    /// It changes nothing that outlives the call.
+    pub read_only: bool,
+    /// Run twice with the same parameters it leaves, and returns, the same as run once.
+    pub idempotent: bool,
+    /// It reaches beyond this host.
+    pub open_world: bool,
+}
+
+/// A tool in its own types. The schemas that callers see are generated from them.
+pub trait Tool: Send + Sync + 'static {
+    /// Parameters, once they passed the schema. `deny_unknown_fields`, so that the schema says so.
+    type Input: DeserializeOwned + JsonSchema;
+    /// `result` of a reply.
+    type Output: Serialize + JsonSchema;
+
+    fn about(&self) -> About;
+
+    /// What the schema can not say about parameters that it accepted.
+    fn check(&self, _input: &Self::Input) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    fn job(&self, input: Self::Input) -> Job;
+
+    /// From the end of the command to the caller's result.
+    fn shape(&self, finished: Finished) -> Shaped<Self::Output>;
+}
+
+/// A tool's own result.
+pub struct Shaped<T = Box<RawValue>> {
+    pub result: T,
+    pub error: Option<ToolError>,
+}
+
+const TTL_DEFAULT: Duration = Duration::from_secs(300);
+
+/// What the registry holds.
+pub trait AnyTool: Send + Sync {
+    fn about(&self) -> &About;
+
+    fn schema(&self) -> &Schema;
+
+    /// JSON schema of `result`, where it is known.
+    fn result_schema(&self) -> Option<&Value>;
+
+    /// How long a result may be told again to a caller who asks for that; for idempotent tools alone.
+    fn ttl(&self) -> Duration {
+        TTL_DEFAULT
+    }
+
+    /// Takes one call of `principal`'s from what the tool allows; `Err`: there is one again after this long.
+    fn admit(&self, _principal: &str) -> Result<(), Duration> {
+        Ok(())
+    }
+
+    /// What to run for `parameters`, which have passed the schema.
+    fn job(&self, parameters: Map<String, Value>) -> Result<Job, Vec<Violation>>;
+
+    fn shape(&self, finished: Finished) -> Shaped;
+}
+
+/// A [`Tool`] as one of many.
+pub(super) struct Typed<T: Tool> {
+    tool: T,
+    about: About,
+    schema: Schema,
+    result: Value,
+    types: PhantomData<fn() -> T>,
+}
+
+impl<T: Tool> Typed<T> {
+    pub(super) fn new(tool: T) -> Self {
+        Self {
+            about: tool.about(),
+            schema: Schema::of::<T::Input>(),
+            result: schema::derive::result::<T::Output>(),
+            tool,
+            types: PhantomData,
+        }
+    }
+}
+
+impl<T: Tool> AnyTool for Typed<T> {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    fn result_schema(&self) -> Option<&Value> {
+        Some(&self.result)
+    }
+
+    fn job(&self, parameters: Map<String, Value>) -> Result<Job, Vec<Violation>> {
+        let input: T::Input = serde_json::from_value(Value::Object(parameters))
+            // The schema is made from the same type: what it lets through can be read.
+            .map_err(|e| vec![Violation::new("/parameters", capped(&e.to_string(), 200))])?;
+        let found = self.tool.check(&input);
+        if found.is_empty() { Ok(self.tool.job(input)) } else { Err(found) }
+    }
+
+    fn shape(&self, finished: Finished) -> Shaped {
+        let Shaped { result, error } = self.tool.shape(finished);
+        match serde_json::value::to_raw_value(&result) {
+            Ok(result) => Shaped { result, error },
+            Err(e) => {
+                tracing::error!(error = %e, tool = self.about.name, "a result has no JSON form");
+                let error = ToolError::new("internal", "the result has no JSON form");
+                Shaped { result: RawValue::NULL.to_owned(), error: Some(error) }
+            }
+        }
+    }
+}
