@@ -79,12 +79,14 @@ impl State {
         self.events.push(Event { id: self.last, what });
     }
 
-    fn output(&mut self, stream: Stream, mut bytes: Vec<u8>) {
+    /// `whole`: the bytes are characters, or never were any, and may be told together with those before them.
+    fn output(&mut self, stream: Stream, mut bytes: Vec<u8>, whole: bool) {
         let tail = &mut self.streams[stream as usize];
         let offset = tail.offset;
         tail.offset += bytes.len() as u64;
         self.bytes += bytes.len();
-        if let Some(Event { id, what: What::Output { stream: of, bytes: last, .. } }) = self.events.last_mut()
+        if whole
+            && let Some(Event { id, what: What::Output { stream: of, bytes: last, .. } }) = self.events.last_mut()
             && *of == stream
             && *id > self.handed
             && last.len() + bytes.len() <= CHUNK_BYTES_MAX
@@ -136,10 +138,10 @@ impl Log {
                     .find(|at| bytes[*at] & 0xc0 != 0x80)
                     .unwrap_or(CHUNK_BYTES_MAX);
                 let rest = bytes.split_off(at);
-                state.output(stream, std::mem::replace(&mut bytes, rest));
+                state.output(stream, std::mem::replace(&mut bytes, rest), true);
             }
             if !bytes.is_empty() {
-                state.output(stream, bytes);
+                state.output(stream, bytes, true);
             }
         });
     }
@@ -150,7 +152,7 @@ impl Log {
             for stream in [Stream::Stdout, Stream::Stderr] {
                 let rest = std::mem::take(&mut state.streams[stream as usize].rest);
                 if !rest.is_empty() {
-                    state.output(stream, rest);
+                    state.output(stream, rest, false);
                 }
             }
             state.push(What::End(Arc::new(result)));

@@ -52,7 +52,8 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
     // Collectors ask for formats of their own.
     let path = request.uri().path();
     let has_events = path.ends_with("/events") || path.ends_with("/tools/execute");
-    if !metrics && !accepts_json(request.headers()) && !(has_events && wants_events(request.headers())) {
+    let headers = request.headers();
+    if !(metrics || accepts_json(headers) || has_events && wants_events(headers)) {
         let detail = "replies are application/json or application/problem+json";
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
     }
