@@ -23,7 +23,7 @@ fn without_an_engine_nothing_runs_and_the_rest_is_served() {
     assert_eq!(reply.problem(), (503, "engine_unavailable".into()));
     assert_eq!(reply.header("retry-after"), Some("1"));
     assert!(!reply.body.contains("engine.sock"), "no path of the host: {}", reply.body);
-    assert_eq!(front.get("/api/v1/executions").json(), json!({ "executions": [], "total": 0 }));
+    assert_eq!(front.get("/api/v1/executions").json(), json!({ "executions": [], "total": 0, "next_cursor": null }));
     let retried = Instant::now();
     let reply = front.execute(
         json!({ "tool_name": "bash", "parameters": { "command": "a" }, "context": { "retry_count": 2, "timeout": 5 } }),

@@ -14,7 +14,8 @@ use super::cache::Cache;
 use super::call::{Call, CallError, Context, Once};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
 use super::finish::{Execution, Finished, Reply, ToolError};
-use super::live::{Entry, Listed, Live};
+use super::kept::Kept;
+use super::live::{Entry, Following, Listed, Live};
 use super::plan::{self, Plan};
 use super::principal::Principal;
 use super::registry::{Registered, Registry};
@@ -51,6 +52,7 @@ pub struct Service {
     cache: Cache,
     admission: Arc<Admission>,
     live: Arc<Live>,
+    kept: Kept,
     replies: Arc<Replies>,
     metrics: Metrics,
 }
@@ -68,6 +70,7 @@ impl Service {
             catalogue,
             cache: Cache::default(),
             live: Arc::default(),
+            kept: Kept::default(),
             replies: Arc::default(),
             metrics,
         }
@@ -159,6 +162,41 @@ impl Service {
         call: Call,
         once: Option<Once>,
     ) -> Result<Reply, CallError> {
+        match self.begin(principal, call, once, Following::Plain).await? {
+            Begun::Stored(reply) => Ok(reply),
+            Begun::Running { entry, reply } => {
+                let caller = CallerGone { entry };
+                let result = reply.await;
+                drop(caller);
+                result.unwrap_or_else(|_| Err(CallError::Internal("a run ended without a result".into())))
+            }
+            Begun::Known(_) => Err(CallError::Internal("a plain call met one that is followed".into())),
+        }
+    }
+
+    /// Begins to run `call` for whoever follows it: until its end where it is `detached`, else for as long as somebody does.
+    /// Must be followed at once where it is not.
+    pub async fn follow(
+        self: &Arc<Self>,
+        principal: &Principal,
+        call: Call,
+        once: Option<Once>,
+        detached: bool,
+    ) -> Result<Followed, CallError> {
+        let following = if detached { Following::Detached } else { Following::Streaming };
+        match self.begin(principal, call, once, following).await? {
+            Begun::Stored(reply) => Ok(Followed::Stored(reply)),
+            Begun::Running { entry, .. } | Begun::Known(entry) => Ok(Followed::Running(entry)),
+        }
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        principal: &Principal,
+        call: Call,
+        once: Option<Once>,
+        following: Following,
+    ) -> Result<Begun, CallError> {
         let arrived = Instant::now();
         // A schema's patterns and lengths go over every character.
         let (plan, context, tool) = aside(call.text_bytes(), {
@@ -167,11 +205,23 @@ impl Service {
         })
         .await
         .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;
+        let own = |id: &ExecutionId| {
+            let is_own = |entry: &Arc<Entry>| entry.owner == principal.name && entry.log.is_some();
+            self.live.get(principal, id).or_else(|| self.kept.get(principal, id)).filter(is_own)
+        };
         let reserved = match once {
             None => None,
             Some(once) => loop {
-                match self.replies.enter(&principal.name, &once)? {
-                    Enter::Stored(reply) => return Ok(reply),
+                let entered = self.replies.enter(&principal.name, &once)?;
+                // The same call, which can be followed by more than one.
+                if following != Following::Plain
+                    && !matches!(entered, Enter::New(_))
+                    && let Some(entry) = context.execution_id.as_ref().and_then(own)
+                {
+                    return Ok(Begun::Known(entry));
+                }
+                match entered {
+                    Enter::Stored(reply) => return Ok(Begun::Stored(reply)),
                     Enter::Running(first) => first.wait().await,
                     Enter::New(reserved) => break Some(reserved),
                 }
@@ -187,15 +237,15 @@ impl Service {
                 reserved.keep(Arc::clone(&reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
             }
             self.metrics.cached(&reply.tool.about().name);
-            return Ok(reply);
+            return Ok(Begun::Stored(reply));
         }
         tool.admit(&principal.name).map_err(|retry_after| CallError::RateLimited {
             what: format!("as many calls of {} as this principal may make", tool.about().name),
             retry_after,
         })?;
-        let entry = Entry::new(id, principal, &tool.about().name, plan.level, context.agent_id.clone());
+        let entry = Entry::new(id, principal, &tool.about().name, plan.level, context.agent_id.clone(), following);
         let listed = self.live.insert(entry)?;
-        let caller = CallerGone { entry: Arc::clone(&listed.entry) };
+        let entry = Arc::clone(&listed.entry);
         let (sender, reply) = oneshot::channel();
         let service = Arc::clone(self);
         // A task of its own: when the caller goes, its sandbox still has to be ended, reported and accounted for.
@@ -212,12 +262,17 @@ impl Service {
             {
                 reserved.keep(Arc::clone(reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
             }
-            drop(listed);
-            let _caller_gone = sender.send(result);
+            if let Some(log) = &listed.entry.log {
+                log.end(result);
+                // Before it leaves the table: nobody who asks finds it nowhere.
+                service.kept.insert(Arc::clone(&listed.entry));
+                drop(listed);
+            } else {
+                drop(listed);
+                let _caller_gone = sender.send(result);
+            }
         });
-        let result = reply.await.unwrap_or_else(|_| Err(CallError::Internal("a run ended without a result".into())));
-        drop(caller);
-        result
+        Ok(Begun::Running { entry, reply })
     }
 
     /// Attempts until one runs, as often as the caller asked and the call's time allows.
@@ -229,15 +284,15 @@ impl Service {
         tool: Registered,
         arrived: Instant,
     ) -> Result<Execution, CallError> {
-        let attempt = Attempt {
+        let mut attempt = Attempt {
             monitor: &self.monitor,
             admission: &self.admission,
             plan,
             workspace: context.workspace.as_ref(),
             deadline: context.timeout_ms.map(|ms| arrived + Duration::from_millis(ms)),
             entry: &listed.entry,
+            number: 1,
         };
-        let mut attempts = 1;
         let mut backoff = BACKOFF_FIRST;
         let ran = loop {
             let result = attempt.run().await;
@@ -247,13 +302,14 @@ impl Service {
             };
             let pause = jittered(backoff)?;
             let in_time = attempt.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
-            if !again || attempts > context.retry_count || !in_time || listed.entry.cancel.borrow().is_some() {
+            if !again || attempt.number > context.retry_count || !in_time || listed.entry.cancel.borrow().is_some() {
                 break result?;
             }
             tokio::time::sleep(pause).await;
             backoff = (backoff * 2).min(BACKOFF_MOST);
-            attempts += 1;
+            attempt.number += 1;
         };
+        let attempts = attempt.number;
         self.finish(listed, tool, context, ran, attempts, arrived).await
     }
 
@@ -315,19 +371,30 @@ impl Service {
         execution.limits_hit.iter().for_each(|hit| self.metrics.limit_hit(hit.kind.name()));
     }
 
-    /// Executions under way that `principal` may see, oldest first.
-    pub fn list(&self, principal: &Principal) -> Vec<Arc<Entry>> {
-        self.live.list(principal)
+    /// Executions under way that `principal` may see, oldest first; with `ended`, those that can still be asked about, too.
+    pub fn list(&self, principal: &Principal, under_way: bool, ended: bool) -> Vec<Arc<Entry>> {
+        let mut found = if ended { self.kept.list(principal) } else { Vec::new() };
+        if under_way {
+            // One that ends just now is in both.
+            found.retain(|entry| entry.state() == "ended");
+            found.extend(self.live.list(principal).into_iter().filter(|entry| entry.state() != "ended"));
+        }
+        found.sort_unstable_by_key(|entry| entry.number);
+        found
     }
 
     pub fn get(&self, principal: &Principal, id: &ExecutionId) -> Option<Arc<Entry>> {
-        self.live.get(principal, id)
+        self.live.get(principal, id).or_else(|| self.kept.get(principal, id))
     }
 
-    /// Ends an execution that `principal` may see; `None` where there is none.
+    /// Ends an execution that `principal` may see, or forgets one that has ended; `None` where there is none.
     pub fn end(&self, principal: &Principal, id: &ExecutionId) -> Option<Arc<Entry>> {
-        let entry = self.live.get(principal, id)?;
-        entry.end(WhyWire::Caller);
+        let entry = self.get(principal, id)?;
+        if entry.state() == "ended" {
+            self.kept.remove(&entry);
+        } else {
+            entry.end(WhyWire::Caller);
+        }
         Some(entry)
     }
 
@@ -384,6 +451,24 @@ fn again(found: &Execution, id: ExecutionId, context: Context, arrived: Instant)
         cached: true,
         ..found.clone()
     }
+}
+
+/// What came of a call that somebody wants to follow.
+pub enum Followed {
+    /// It was answered before.
+    Stored(Reply),
+    /// Its entry has a log.
+    Running(Arc<Entry>),
+}
+
+enum Begun {
+    Stored(Reply),
+    Running {
+        entry: Arc<Entry>,
+        reply: oneshot::Receiver<Result<Reply, CallError>>,
+    },
+    /// The same call is under way, or was, and is followed.
+    Known(Arc<Entry>),
 }
 
 /// Held by the caller's future; the reply makes it harmless, because then the entry has left the table.

@@ -136,4 +136,4 @@ impl Execution {
     }
 }
 
-pub(super) type Reply = Arc<Execution>;
+pub type Reply = Arc<Execution>;

@@ -1,12 +1,14 @@
 //! The table of executions that wait or run.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
 use super::call::CallError;
+use super::events::Log;
 use super::principal::Principal;
 use crate::spec::{ExecutionId, Level, SandboxId};
 use crate::wire::WhyWire;
@@ -27,23 +29,39 @@ pub struct Entry {
     pub level: Level,
     pub agent_id: Option<String>,
     pub started_at: SystemTime,
-    pub(super) since: Instant,
     pub(super) cancel: Cancel,
+    /// Rising with every call of this daemon.
+    pub number: u64,
+    /// What happens in it, where somebody follows or may come to follow.
+    pub log: Option<Arc<Log>>,
+    following: Following,
+    followers: AtomicUsize,
     sandbox: Mutex<Option<SandboxId>>,
     /// Set once, when a command runs for the first time.
     running: OnceLock<()>,
 }
 
 impl Entry {
-    pub(super) fn new(id: ExecutionId, owner: &Principal, tool: &str, level: Level, agent_id: Option<String>) -> Self {
+    pub(super) fn new(
+        id: ExecutionId,
+        owner: &Principal,
+        tool: &str,
+        level: Level,
+        agent_id: Option<String>,
+        following: Following,
+    ) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
         Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            log: (following != Following::Plain).then(Arc::default),
+            following,
+            followers: AtomicUsize::new(0),
             id,
             owner: owner.name.clone(),
             tool: tool.to_owned(),
             level,
             agent_id,
             started_at: SystemTime::now(),
-            since: Instant::now(),
             cancel: watch::Sender::new(None),
             sandbox: Mutex::new(None),
             running: OnceLock::new(),
@@ -63,9 +81,11 @@ impl Entry {
         let _again = self.running.set(());
     }
 
-    /// `queued`, `building`, `running` or `ending`.
+    /// `queued`, `building`, `running`, `ending` or `ended`.
     pub fn state(&self) -> &'static str {
-        if self.cancel.borrow().is_some() {
+        if self.log.as_ref().is_some_and(|log| log.result().is_some()) {
+            "ended"
+        } else if self.cancel.borrow().is_some() {
             "ending"
         } else if self.running.get().is_some() {
             "running"
@@ -85,6 +105,49 @@ impl Entry {
             }
             first
         });
+    }
+}
+
+/// Who wants to know how an execution goes on, and what becomes of it when nobody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Following {
+    /// One caller, with whom it ends.
+    Plain,
+    /// A caller who may come back within [`COMES_BACK`].
+    Streaming,
+    /// It ends by itself.
+    Detached,
+}
+
+/// How long a streaming run goes on without its caller.
+const COMES_BACK: Duration = Duration::from_secs(10);
+
+/// One who follows an execution; dropped when that ends.
+pub struct Follower(Arc<Entry>);
+
+impl Follower {
+    pub fn of(entry: Arc<Entry>) -> Self {
+        entry.followers.fetch_add(1, Ordering::Relaxed);
+        Self(entry)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let entry = Arc::clone(&self.0);
+        let left = entry.followers.fetch_sub(1, Ordering::Relaxed) - 1;
+        if left > 0 || entry.following != Following::Streaming || entry.state() == "ended" {
+            return;
+        }
+        // Outside a runtime everything is about to end anyway.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(COMES_BACK).await;
+                if entry.followers.load(Ordering::Relaxed) == 0 {
+                    entry.end(WhyWire::Disconnect);
+                }
+            });
+        }
     }
 }
 
@@ -136,7 +199,7 @@ impl Live {
     pub(super) fn list(&self, principal: &Principal) -> Vec<Arc<Entry>> {
         let sees = |e: &&Arc<Entry>| principal.is_admin() || e.owner == principal.name;
         let mut found: Vec<_> = self.lock().values().filter(sees).cloned().collect();
-        found.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.id.cmp(&b.id)));
+        found.sort_unstable_by_key(|entry| entry.number);
         found
     }
 

@@ -1,10 +1,12 @@
 //! Output of a command on its way out of the pipes: the first bytes are kept, the rest is drained and counted.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
+use super::events::{Log, Stream};
 use super::finish::StreamFacts;
 use crate::spec::SandboxId;
 use crate::wire::client::Client;
@@ -20,23 +22,32 @@ const FLOOD_FACTOR: u64 = 64;
 const FLOOD_BYTES_LEAST: u64 = 64 * 1024;
 
 /// One stream.
-#[derive(Debug)]
 pub(super) struct Captured {
     kept: Vec<u8>,
     kept_max: usize,
     total: u64,
+    /// Whom to tell of what is kept.
+    log: Option<(Arc<Log>, Stream)>,
 }
 
 impl Captured {
     pub(super) fn new(kept_max: usize) -> Self {
-        Self { kept: Vec::new(), kept_max, total: 0 }
+        Self { kept: Vec::new(), kept_max, total: 0, log: None }
     }
 
-    /// Everything the command writes passes here once, in order: a stream to the caller branches off at this point.
+    pub(super) fn told(self, log: Option<&Arc<Log>>, stream: Stream) -> Self {
+        Self { log: log.map(|log| (Arc::clone(log), stream)), ..self }
+    }
+
+    /// Everything the command writes passes here once, in order.
     fn take(&mut self, chunk: &[u8]) {
         let room = self.kept_max - self.kept.len();
-        self.kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        let kept = &chunk[..chunk.len().min(room)];
+        self.kept.extend_from_slice(kept);
         self.total += chunk.len() as u64;
+        if let Some((log, stream)) = &self.log {
+            log.output(*stream, kept);
+        }
     }
 
     pub(super) fn kept_bytes(&self) -> usize {
@@ -68,7 +79,7 @@ impl Captured {
 }
 
 /// Bytes at the end that begin a character which does not end.
-fn incomplete_tail(bytes: &[u8]) -> usize {
+pub(super) fn incomplete_tail(bytes: &[u8]) -> usize {
     match bytes.utf8_chunks().last() {
         Some(chunk) if std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none()) => {
             chunk.invalid().len()

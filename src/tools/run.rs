@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::call::CallError;
+use super::events::Stream;
 use super::fair::Ask;
 use super::finish::{SandboxFacts, ToolError};
 use super::live::Entry;
@@ -42,6 +43,8 @@ pub(super) struct Attempt<'a> {
     /// Of the whole call.
     pub deadline: Option<Instant>,
     pub entry: &'a Entry,
+    /// Which of the call's attempts this is, from 1.
+    pub number: u32,
 }
 
 /// A sandbox was built.
@@ -252,12 +255,17 @@ impl Attempt<'_> {
         let mut enforced = Enforced::from(created.enforced);
         let started = Instant::now();
         let kept = usize::try_from(created.limits.output_bytes.min(self.plan.limits.output_bytes)).unwrap_or(0);
-        let (mut stdout, mut stderr) = (Captured::new(kept), Captured::new(kept));
+        let log = self.entry.log.as_ref();
+        let mut stdout = Captured::new(kept).told(log, Stream::Stdout);
+        let mut stderr = Captured::new(kept).told(log, Stream::Stderr);
         let mut document = Captured::new(RESULT_BYTES_MAX);
         let end = match exec {
             Ok(Reply::Started { landlock }) => {
                 enforced.landlock = landlock.map(Into::into);
                 self.entry.started();
+                if let Some(log) = log {
+                    log.started(self.number, id.clone());
+                }
                 let streams = Streams { client, id, stdout: &mut stdout, stderr: &mut stderr, document: &mut document };
                 Ok(streams.until_end(ours, &self.plan.job.stdin, exited, started, wall).await)
             }

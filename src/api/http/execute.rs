@@ -7,14 +7,17 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
+use serde_json::Value;
 
-use super::layer::Caller;
+use super::layer::{Caller, Id};
 use super::problem::Problem;
-use super::{bodies, envelope, json, reply, router};
+use super::{bodies, envelope, executions, json, layer, reply, router, sse};
 use crate::spec::ExecutionId;
 use crate::tools::aside::aside;
 use crate::tools::call::{Call, CallError, Once};
-use crate::tools::execute::fingerprint;
+use crate::tools::execute::{Followed, fingerprint};
+use crate::tools::finish::Reply;
+use crate::tools::principal::Principal;
 use crate::tools::{Deprecated, Violation};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -22,22 +25,71 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub(super) async fn execute(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
+    Extension(Id(request_id)): Extension<Id>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let streams = layer::wants_events(request.headers());
+    let detached = !streams && prefers_no_answer(request.headers());
+    let (call, once) = call(&state, &principal, request).await?;
+    if streams {
+        return Ok(match state.service.follow(&principal, call, once, false).await? {
+            Followed::Stored(reply) => sse::stored(&reply, &request_id),
+            Followed::Running(entry) => executions::events_of(&entry, 0, request_id)?,
+        });
+    }
+    if detached {
+        let mut response = executions::accepted(&state, &principal, call, once).await?;
+        response.headers_mut().insert("preference-applied", HeaderValue::from_static(NO_ANSWER));
+        return Ok(response);
+    }
+    let execution = state.service.execute(&principal, call, once).await?;
+    envelope_of(execution).await
+}
+
+/// The 200 that tells of `execution`.
+pub(super) async fn envelope_of(execution: Reply) -> Result<Response, Problem> {
+    let deprecated = execution.tool.about().deprecated.clone();
+    let bytes = aside(execution.held_bytes(), move || reply::body(&execution)).await.ok_or_else(cut_short)?;
+    let mut response = json_response(bytes);
+    if let Some(deprecated) = deprecated {
+        tell_deprecation(response.headers_mut(), &deprecated);
+    }
+    Ok(response)
+}
+
+/// RFC 7240.
+const NO_ANSWER: &str = "respond-async";
+
+fn prefers_no_answer(headers: &HeaderMap) -> bool {
+    let said = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    said.flat_map(|value| value.split(','))
+        .any(|preference| preference.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NO_ANSWER))
+}
+
+/// The call that `request` carries, and how it is known again.
+pub(super) async fn call(
+    state: &router::State,
+    principal: &Principal,
+    request: Request,
+) -> Result<(Call, Option<Once>), Problem> {
     bodies::json_only(request.headers())?;
     let key = idempotency_key(request.headers())?;
     let held = state.bodies.hold(&principal.name);
-    let (body, held) = bodies::read(request.into_body(), state.service.config().http, held).await?;
-    let (call, print) = aside(body.len(), {
-        let (body, keyed) = (body.clone(), key.is_some());
-        move || {
-            let call = decode(&body)?;
-            let keyed = keyed || call.context.execution_id.is_some();
-            Ok::<_, Problem>((call, keyed.then(|| fingerprint(&body))))
-        }
-    })
-    .await
-    .ok_or_else(cut_short)??;
+    // A run may take minutes; the text it came from is not needed for it and goes with the end of this function.
+    let (body, _held) = bodies::read(request.into_body(), state.service.config().http, held).await?;
+    let work = {
+        let body = body.clone();
+        move || decode(json::parse(&body).map_err(Problem::malformed_json)?, key)
+    };
+    aside(body.len(), work).await.ok_or_else(cut_short)?
+}
+
+/// The call that `body` is, under `key` where the request had one.
+pub(super) fn decode(body: Value, key: Option<ExecutionId>) -> Result<(Call, Option<Once>), Problem> {
+    let keyed = key.is_some() || body.pointer("/context/execution_id").is_some_and(|id| !id.is_null());
+    // Names in another order are another body; spaces between them are not.
+    let print = keyed.then(|| fingerprint(body.to_string().as_bytes()));
+    let call = envelope::call(body)?;
     let key = match (key, &call.context.execution_id) {
         (Some(key), Some(id)) if key != *id => {
             let fault = Violation::new("/context/execution_id", "is not the Idempotency-Key of the same request");
@@ -46,16 +98,7 @@ pub(super) async fn execute(
         (key, id) => key.or_else(|| id.clone()),
     };
     let once = key.zip(print).map(|(key, fingerprint)| Once { key: key.as_str().to_owned(), fingerprint });
-    // A run may take minutes; the text it came from is not needed for it.
-    drop((body, held));
-    let execution = state.service.execute(&principal, call, once).await?;
-    let deprecated = execution.tool.about().deprecated.clone();
-    let bytes = aside(execution.held_bytes(), move || reply::body(&execution)).await.ok_or_else(cut_short)?;
-    let mut response = json_response(bytes);
-    if let Some(deprecated) = deprecated {
-        tell_deprecation(response.headers_mut(), &deprecated);
-    }
-    Ok(response)
+    Ok((call, once))
 }
 
 /// RFC 9745: since when; RFC 8594: from when on it may be gone.
@@ -69,10 +112,6 @@ fn tell_deprecation(headers: &mut HeaderMap, deprecated: &Deprecated) {
     {
         headers.insert(HeaderName::from_static("sunset"), sunset);
     }
-}
-
-fn decode(body: &[u8]) -> Result<Call, Problem> {
-    envelope::call(json::parse(body).map_err(Problem::malformed_json)?)
 }
 
 fn cut_short() -> Problem {

@@ -1,20 +1,29 @@
-//! GET /api/v1/executions, GET and DELETE /api/v1/executions/{id}: what is under way.
+//! /api/v1/executions: what is under way, runs without a caller, and their events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::execute::json_response;
-use super::layer::Caller;
+use super::execute::{self, json_response};
+use super::layer::{Caller, Id};
 use super::problem::Problem;
-use super::router;
+use super::{reply, router, sse};
 use crate::api::http::executions::time::rfc3339;
-use crate::spec::ExecutionId;
-use crate::tools::live::Entry;
+use crate::spec::{ExecutionId, RequestId, capped};
+use crate::tools::Violation;
+use crate::tools::call::{Call, Once};
+use crate::tools::events::Reader;
+use crate::tools::execute::Followed;
+use crate::tools::live::{Entry, Follower};
+use crate::tools::principal::Principal;
 
 /// In one reply.
 const LIST_MAX: usize = 1000;
@@ -35,6 +44,11 @@ struct ExecutionBody<'a> {
     host_pid: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_path: Option<String>,
+    /// Of one that has ended: the envelope of its reply, or the problem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Box<RawValue>>,
 }
 
 impl<'a> ExecutionBody<'a> {
@@ -51,6 +65,8 @@ impl<'a> ExecutionBody<'a> {
             sandbox_id: entry.sandbox().map(|id| id.as_str().to_owned()),
             host_pid: None,
             cgroup_path: None,
+            result: None,
+            error: None,
         }
     }
 }
@@ -60,13 +76,127 @@ fn encode<T: Serialize>(body: &T) -> Response {
     json_response(serde_json::to_vec(body).unwrap_or_default())
 }
 
+/// What a listing is asked for.
+struct Filter {
+    under_way: bool,
+    ended: bool,
+    state: Option<String>,
+    tool: Option<String>,
+    agent: Option<String>,
+    limit: usize,
+    /// The number of the last one that was listed.
+    after: u64,
+}
+
+impl Filter {
+    fn parse(query: &BTreeMap<String, String>) -> Result<Self, Problem> {
+        let mut faults = Vec::new();
+        let mut filter =
+            Self { under_way: true, ended: false, state: None, tool: None, agent: None, limit: LIST_MAX, after: 0 };
+        for (name, value) in query {
+            let mut fault = |message: String| faults.push(Violation::new(format!("/{}", capped(name, 32)), message));
+            match name.as_str() {
+                "state" => match value.as_str() {
+                    "all" => filter.ended = true,
+                    "ended" => (filter.under_way, filter.ended) = (false, true),
+                    "queued" | "building" | "running" | "ending" => filter.state = Some(value.clone()),
+                    _ => fault("must be queued, building, running, ending, ended or all".into()),
+                },
+                "tool_name" => filter.tool = Some(value.clone()),
+                "agent_id" => filter.agent = Some(value.clone()),
+                "limit" => match value.parse() {
+                    Ok(limit @ 1..=LIST_MAX) => filter.limit = limit,
+                    _ => fault(format!("must be a whole number from 1 to {LIST_MAX}")),
+                },
+                "cursor" => match value.strip_prefix("c").and_then(|number| number.parse().ok()) {
+                    Some(number) => filter.after = number,
+                    None => fault("is not one that a listing gave".into()),
+                },
+                _ => fault("is not a parameter of this path".into()),
+            }
+        }
+        if faults.is_empty() { Ok(filter) } else { Err(Problem::malformed_request(faults)) }
+    }
+
+    fn takes(&self, entry: &Entry) -> bool {
+        self.state.as_ref().is_none_or(|state| state == entry.state())
+            && self.tool.as_ref().is_none_or(|tool| *tool == entry.tool)
+            && self.agent.as_ref().is_none_or(|agent| entry.agent_id.as_ref() == Some(agent))
+    }
+}
+
+/// Oldest first. `total` counts what the filter takes, on all pages; `next_cursor` is there where there are more.
 pub(super) async fn list(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
-) -> Response {
-    let entries = state.service.list(&principal);
-    let shown: Vec<_> = entries.iter().take(LIST_MAX).map(|entry| ExecutionBody::of(entry)).collect();
-    encode(&json!({ "executions": shown, "total": entries.len() }))
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Result<Response, Problem> {
+    let filter = Filter::parse(&query)?;
+    let mut entries = state.service.list(&principal, filter.under_way, filter.ended);
+    entries.retain(|entry| filter.takes(entry));
+    let total = entries.len();
+    let from = entries.partition_point(|entry| entry.number <= filter.after);
+    let page = &entries[from..entries.len().min(from + filter.limit)];
+    let next = page.last().filter(|_| from + page.len() < total).map(|last| format!("c{}", last.number));
+    let shown: Vec<_> = page.iter().map(|entry| ExecutionBody::of(entry)).collect();
+    Ok(encode(&json!({ "executions": shown, "total": total, "next_cursor": next })))
+}
+
+/// POST /api/v1/executions: the same body as an execute call, which runs on without its caller.
+pub(super) async fn create(
+    State(state): State<router::State>,
+    Extension(Caller(principal)): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (call, once) = execute::call(&state, &principal, request).await?;
+    accepted(&state, &principal, call, once).await
+}
+
+/// Begins `call` for nobody in particular; one that was answered before is answered again.
+pub(super) async fn accepted(
+    state: &router::State,
+    principal: &Principal,
+    call: Call,
+    once: Option<Once>,
+) -> Result<Response, Problem> {
+    let entry = match state.service.follow(principal, call, once, true).await? {
+        Followed::Stored(reply) => return execute::envelope_of(reply).await,
+        Followed::Running(entry) => entry,
+    };
+    let mut response = encode(&ExecutionBody::of(&entry));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    // Ids are letters, digits and three marks.
+    if let Ok(place) = HeaderValue::from_str(&format!("/api/v1/executions/{}", entry.id)) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    Ok(response)
+}
+
+/// GET /api/v1/executions/{id}/events: from the beginning, or behind Last-Event-ID.
+pub(super) async fn events(
+    State(state): State<router::State>,
+    Extension(Caller(principal)): Extension<Caller>,
+    Extension(Id(request_id)): Extension<Id>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let entry = state.service.get(&principal, &parse(id)?).ok_or_else(Problem::unknown_execution)?;
+    let after = match headers.get("last-event-id") {
+        None => 0,
+        Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            Problem::malformed_request(vec![Violation::new("", "Last-Event-ID is not the id of an event")])
+        })?,
+    };
+    events_of(&entry, after, request_id)
+}
+
+/// The events of `entry` behind the one with the number `after`.
+pub(super) fn events_of(entry: &Arc<Entry>, after: u64, request_id: RequestId) -> Result<Response, Problem> {
+    let Some(log) = &entry.log else {
+        let detail = "this execution answers its caller alone: it was asked for without events";
+        return Err(Problem::new(StatusCode::CONFLICT, "conflict", detail));
+    };
+    Ok(sse::follow(Reader::new(Arc::clone(log), after), Follower::of(Arc::clone(entry)), request_id))
 }
 
 /// A path that is not UTF-8 names nothing, either.
@@ -78,11 +208,18 @@ fn parse(id: Result<Path<String>, PathRejection>) -> Result<ExecutionId, Problem
 pub(super) async fn one(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
+    Extension(Id(request_id)): Extension<Id>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let entry = state.service.get(&principal, &parse(id)?).ok_or_else(Problem::unknown_execution)?;
     let mut body = ExecutionBody::of(&entry);
-    if principal.is_admin()
+    if let Some(end) = entry.log.as_ref().and_then(|log| log.result()) {
+        let raw = |bytes: Vec<u8>| String::from_utf8(bytes).ok().and_then(|text| RawValue::from_string(text).ok());
+        match &*end {
+            Ok(execution) => body.result = raw(reply::body(execution)),
+            Err(error) => body.error = raw(Problem::from(error).encode(&request_id)),
+        }
+    } else if principal.is_admin()
         && let Some(stat) = state.service.stat(&entry).await?
     {
         body.host_pid = Some(stat.command_pid.unwrap_or(stat.host_pid));
@@ -91,7 +228,7 @@ pub(super) async fn one(
     Ok(encode(&body))
 }
 
-/// Asks for the end and does not wait for it: the call's own reply tells how it ended.
+/// Asks for the end and does not wait for it: the call's own reply tells how it ended. One that has ended is forgotten.
 pub(super) async fn end(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,

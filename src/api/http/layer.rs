@@ -20,8 +20,13 @@ pub(super) const METRICS: &str = "/metrics";
 #[derive(Clone)]
 pub(super) struct Caller(pub Arc<Principal>);
 
-pub(super) async fn edge(State(state): State<router::State>, request: Request, next: Next) -> Response {
+/// The request's own id, for handlers whose reply holds a problem of another request.
+#[derive(Clone)]
+pub(super) struct Id(pub RequestId);
+
+pub(super) async fn edge(State(state): State<router::State>, mut request: Request, next: Next) -> Response {
     let id = request_id();
+    request.extensions_mut().insert(Id(id.clone()));
     let response = match admit(&state, request).await {
         Ok(request) => next.run(request).await,
         Err(problem) => problem.into_response(),
@@ -45,7 +50,10 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
     }
     let metrics = request.uri().path() == METRICS;
     // Collectors ask for formats of their own.
-    if !metrics && !accepts_json(request.headers()) {
+    let path = request.uri().path();
+    let has_events = path.ends_with("/events") || path.ends_with("/tools/execute");
+    let headers = request.headers();
+    if !(metrics || accepts_json(headers) || has_events && wants_events(headers)) {
         let detail = "replies are application/json or application/problem+json";
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
     }
@@ -77,6 +85,17 @@ fn finish(state: &router::State, id: &RequestId, mut response: Response) -> Resp
 
 /// A caller that says nothing takes what comes.
 fn accepts_json(headers: &HeaderMap) -> bool {
+    accepts(headers, |media| matches!(media, "*/*" | "application/*" | "application/json" | "application/problem+json"))
+        .unwrap_or(true)
+}
+
+/// A caller that names events by their type wants those.
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
+    accepts(headers, |media| media == "text/event-stream").unwrap_or(false)
+}
+
+/// Whether Accept names something that is taken; `None` where it names nothing.
+fn accepts(headers: &HeaderMap, takes: impl Fn(&str) -> bool) -> Option<bool> {
     let mut said = false;
     for value in headers.get_all(header::ACCEPT) {
         for range in value.to_str().unwrap_or_default().split(',') {
@@ -87,14 +106,12 @@ fn accepts_json(headers: &HeaderMap) -> bool {
             }
             said = true;
             let refused = parts.any(|p| matches!(p.strip_prefix("q="), Some(q) if q.parse() == Ok(0.0)));
-            let takes =
-                matches!(media.as_str(), "*/*" | "application/*" | "application/json" | "application/problem+json");
-            if takes && !refused {
-                return true;
+            if takes(&media) && !refused {
+                return Some(true);
             }
         }
     }
-    !said
+    said.then_some(false)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! HTTP/1.1 and HTTP/2 over a Unix socket and, when configured, TCP.
 
+mod batch;
 mod bodies;
 mod capabilities;
 mod envelope;
@@ -13,6 +14,7 @@ mod problem;
 mod reply;
 mod router;
 mod server;
+mod sse;
 mod tools;
 
 use std::io::{self, Write};

@@ -109,7 +109,8 @@ impl Problem {
         [head.into_bytes(), body].concat()
     }
 
-    fn encode(&self, request: &RequestId) -> Vec<u8> {
+    /// The body.
+    pub(super) fn encode(&self, request: &RequestId) -> Vec<u8> {
         let words = self.code.replace('_', " ");
         let body = Body9457 {
             r#type: format!("/problems/{}", self.code.replace('_', "-")),
@@ -157,9 +158,15 @@ impl IntoResponse for Problem {
 
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
+        (&error).into()
+    }
+}
+
+impl From<&CallError> for Problem {
+    fn from(error: &CallError) -> Self {
         use CallError as E;
         let detail = error.to_string();
-        let status = match &error {
+        let status = match error {
             E::Request(_) => StatusCode::BAD_REQUEST,
             E::UnknownTool(_) | E::UnknownWorkspace => StatusCode::NOT_FOUND,
             E::Parameters(_) | E::MissingToolchain { .. } => StatusCode::UNPROCESSABLE_ENTITY,
@@ -174,8 +181,8 @@ impl From<CallError> for Problem {
             | E::Draining => StatusCode::SERVICE_UNAVAILABLE,
         };
         match error {
-            E::Request(errors) => Self::new(status, "malformed_request", detail).with_errors(errors),
-            E::Parameters(errors) => Self::new(status, "invalid_parameters", detail).with_errors(errors),
+            E::Request(errors) => Self::new(status, "malformed_request", detail).with_errors(errors.clone()),
+            E::Parameters(errors) => Self::new(status, "invalid_parameters", detail).with_errors(errors.clone()),
             E::UnknownTool(_) => Self::new(status, "unknown_tool", detail),
             E::UnknownWorkspace => Self::new(status, "unknown_workspace", detail),
             E::MissingToolchain { .. } => Self::new(status, "missing_toolchain", detail),
@@ -186,11 +193,11 @@ impl From<CallError> for Problem {
                 problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");
                 problem
             }
-            E::EngineUnavailable(source) => engine_unavailable(&source),
+            E::EngineUnavailable(source) => engine_unavailable(source),
             E::SetupFailed { .. } => Self::new(status, "setup_failed", detail).retry_after(Some(SOON)),
-            E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(retry_after),
+            E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(*retry_after),
             E::RateLimited { retry_after, .. } => {
-                Self::new(status, "rate_limited", detail).retry_after(Some(retry_after))
+                Self::new(status, "rate_limited", detail).retry_after(Some(*retry_after))
             }
             E::Draining => Self::new(status, "draining", detail).retry_after(Some(RESTART)),
             E::Internal(_) => {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::bodies::Bodies;
 use super::problem::Problem;
-use super::{capabilities, execute, executions, health, layer, tools};
+use super::{batch, capabilities, execute, executions, health, layer, tools};
 use crate::api::identity::Identity;
 use crate::tools::execute::Service;
 
@@ -26,10 +26,12 @@ pub(super) struct State {
 pub(super) fn router(state: State) -> Router {
     let api = Router::new()
         .route("/tools/execute", post(execute::execute))
+        .route("/tools/batch", post(batch::batch))
         .route("/tools", get(tools::list).post(tools::register))
         .route("/tools/{name}", get(tools::one).delete(tools::remove))
         .route("/capabilities", get(capabilities::capabilities))
-        .route("/executions", get(executions::list))
+        .route("/executions", get(executions::list).post(executions::create))
+        .route("/executions/{id}/events", get(executions::events))
         .route("/executions/{id}", get(executions::one).delete(executions::end));
     Router::new()
         .nest("/api/v1", api)

@@ -1,0 +1,85 @@
+//! POST /api/v1/tools/batch: many calls in one request, run in parallel, answered in order.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use super::execute::{decode, json_response};
+use super::layer::{Caller, Id};
+use super::problem::Problem;
+use super::{bodies, json, reply, router};
+use crate::spec::RequestId;
+use crate::tools::Violation;
+use crate::tools::call::CallError;
+use crate::tools::principal::Principal;
+
+/// Of one request. More callers at once would not be served sooner.
+pub(super) const CALLS_MAX: usize = 64;
+
+pub(super) async fn batch(
+    State(state): State<router::State>,
+    Extension(Caller(principal)): Extension<Caller>,
+    Extension(Id(request_id)): Extension<Id>,
+    request: Request,
+) -> Result<Response, Problem> {
+    bodies::json_only(request.headers())?;
+    let held = state.bodies.hold(&principal.name);
+    let (body, held) = bodies::read(request.into_body(), state.service.config().http, held).await?;
+    let calls = calls(json::parse(&body).map_err(Problem::malformed_json)?)?;
+    drop((body, held));
+    let mut running = JoinSet::new();
+    let count = calls.len();
+    for (at, call) in calls.into_iter().enumerate() {
+        let (state, principal, id) = (state.clone(), Arc::clone(&principal), request_id.clone());
+        running.spawn(async move { (at, one(&state, &principal, call, &id).await) });
+    }
+    let mut replies = vec![Vec::new(); count];
+    // Dropped, when the caller goes, it ends them all.
+    while let Some(ended) = running.join_next().await {
+        let (at, reply) = ended.map_err(|_| CallError::Internal("a call of a batch was not finished".into()))?;
+        replies[at] = reply;
+    }
+    let mut all = vec![b'['];
+    for (at, reply) in replies.iter().enumerate() {
+        if at > 0 {
+            all.push(b',');
+        }
+        all.extend_from_slice(reply);
+    }
+    all.push(b']');
+    Ok(json_response(all))
+}
+
+/// An array of calls, or an object with one.
+fn calls(body: Value) -> Result<Vec<Value>, Problem> {
+    let fault = |pointer: &str, message: String| Problem::malformed_request(vec![Violation::new(pointer, message)]);
+    let (at, list) = match body {
+        Value::Array(list) => ("", list),
+        Value::Object(mut fields) => match fields.remove("calls") {
+            Some(Value::Array(list)) if fields.is_empty() => ("/calls", list),
+            Some(Value::Array(_)) => return Err(fault("", "holds more than calls".into())),
+            _ => return Err(fault("/calls", "must be an array of calls".into())),
+        },
+        _ => return Err(fault("", "must be an array of calls".into())),
+    };
+    if list.is_empty() || list.len() > CALLS_MAX {
+        return Err(fault(at, format!("must be 1 to {CALLS_MAX} calls")));
+    }
+    Ok(list)
+}
+
+/// The envelope or the problem of one call, as it would have been alone.
+async fn one(state: &router::State, principal: &Principal, call: Value, request: &RequestId) -> Vec<u8> {
+    let result = async {
+        let (call, once) = decode(call, None)?;
+        Ok::<_, Problem>(state.service.execute(principal, call, once).await?)
+    };
+    match result.await {
+        Ok(execution) => reply::body(&execution),
+        Err(problem) => problem.encode(request),
+    }
+}
