@@ -277,7 +277,11 @@ fn descriptors_needed(config: &Config) -> u64 {
 pub fn decode_for_fuzzing(body: &[u8]) {
     // A guest's result document goes through a reader of its own.
     let _ = crate::runtimes::python::left(body);
+    if let Ok(text) = std::str::from_utf8(body) {
+        let _ = crate::tools::custom::read(text);
+    }
     let Ok(value) = json::parse(body) else { return };
+    let _ = crate::tools::custom::from_json(value.clone());
     let Ok(call) = envelope::call(value) else { return };
     let registry = crate::tools::Registry::built_in();
     if let Some(tool) = registry.get(&call.tool) {
