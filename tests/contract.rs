@@ -27,10 +27,16 @@ fn explain_says_what_each_level_means() {
     }
 }
 
+/// README's block of settings: the first one that is about them.
+fn settings(readme: &str) -> &str {
+    let blocks = readme.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
+    blocks.into_iter().find(|block| block.contains("state_dir")).unwrap()
+}
+
 #[test]
 fn the_readmes_configuration_is_the_built_in_one() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let block = readme.split("```toml\n").nth(1).and_then(|b| b.split("```").next()).unwrap();
+    let block = settings(&readme);
     let config = Config::parse(block, Path::new("README.md"), &Overrides::default()).unwrap();
     assert_eq!(config, Config::default());
     // What is commented out is valid, too.
@@ -48,7 +54,7 @@ fn the_readmes_configuration_is_the_built_in_one() {
 fn the_installed_configuration_is_the_readmes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let block = readme.split("```toml\n").nth(1).and_then(|b| b.split("```").next()).unwrap();
+    let block = settings(&readme);
     let commented =
         |line: &str| if line.is_empty() || line.starts_with('#') { line.into() } else { format!("# {line}") };
     let expected: Vec<String> = block.lines().map(commented).collect();

@@ -19,10 +19,11 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use daemon::request_at;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sandkeep::wire::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use service::*;
 
 #[test]
@@ -239,6 +240,37 @@ fn a_reload_applies_good_settings_and_keeps_the_old_ones_over_bad_ones() {
         assert!(within(PATIENCE, || !property(unit, "StatusText").contains("minimol")), "{unit}");
     }
     assert_eq!((pid_of(FRONT), pid_of(ENGINE)), pids, "a reload restarts nothing");
+    Traces::wait_nothing();
+}
+
+#[test]
+fn tools_of_the_operators_and_of_admins_are_served_by_a_front_without_rights() {
+    let Some(service) = Service::take() else { return };
+    let version = |name: &str| {
+        let reply = request_at(Path::new(SOCKET), "GET", &format!("/api/v1/tools/{name}"), None);
+        reply.and_then(|r| r.body["version"].as_str().map(str::to_owned))
+    };
+    let file = Path::new("/etc/sandkeep/tools.d/vm_tool.toml");
+    let text = "name = 'vm_tool'\nversion = '1.0.0'\ndescription = 'd'\n\
+                [run]\nlanguage = 'python'\ncode = 'print(6 * 7)'\ntimeout = 240\n";
+    std::fs::write(file, text).unwrap();
+    assert!(within(PATIENCE, || version("vm_tool").as_deref() == Some("1.0.0")), "{}", journal(40));
+    let call = json!({ "tool_name": "vm_tool", "context": { "limits": { "max_memory_mb": 64 } } });
+    assert_eq!(service.run(&call)["result"], 42);
+    std::fs::write(file, text.replace("1.0.0", "one")).unwrap();
+    let told = within(PATIENCE, || property(FRONT, "StatusText").contains("vm_tool.toml: line 2: version"));
+    assert!(told, "{}\n{}", property(FRONT, "StatusText"), journal(40));
+    assert_eq!(version("vm_tool").as_deref(), Some("1.0.0"));
+    std::fs::remove_file(file).unwrap();
+    assert!(within(PATIENCE, || version("vm_tool").is_none()), "{}", journal(40));
+
+    let body = json!({ "name": "kept", "version": "1.0.0", "description": "d", "run": { "command": ["echo", "7"] } });
+    let reply = request_at(Path::new(SOCKET), "POST", "/api/v1/tools", Some(&body)).unwrap();
+    assert_eq!(reply.status, 201, "{}", reply.body);
+    service.must(&["restart", FRONT]);
+    service.wait_ready();
+    assert_eq!(service.run(&json!({ "tool_name": "kept" }))["result"], 7);
+    assert_eq!(request_at(Path::new(SOCKET), "DELETE", "/api/v1/tools/kept", None).unwrap().status, 204);
     Traces::wait_nothing();
 }
 

@@ -330,6 +330,8 @@ fn manifests_of_enemies_are_refused_by_name_and_soon() {
         );
         assert!(pointers(&reply).iter().any(|p| p.starts_with(pointer)), "{pointer}: {}", reply.body);
     }
+    let reply = post(&with(&|b| b["examples"] = json!([{ "name": "x".repeat(3 << 20) }])));
+    assert_eq!((reply.status, pointers(&reply)), (400, vec![""]));
     let deep = "[".repeat(100_000);
     let raw = |text: &str| {
         use std::io::{Read, Write};

@@ -110,6 +110,14 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let config = Arc::new(config);
     let monitor = Arc::new(Monitor::new(engine_socket, engine_uid, crate::tools::prepared(&config)));
     let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor), tools));
+    let mut watch = service.watch_tools().unwrap_or_else(|error| {
+        tracing::warn!(%error, "changes of custom tools are not noticed: SIGHUP reads them again");
+        None
+    });
+    if watch.is_some() {
+        // What changed between the first look and the beginning of the watch.
+        service.reload_tools();
+    }
     let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
     let state = router::State {
@@ -146,10 +154,6 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     manager::ready(&reloader.status());
     let mut tick = tokio::time::interval(manager::tick().unwrap_or(Duration::from_secs(3600)));
     let mut told = String::new();
-    let mut watch = service.watch_tools().unwrap_or_else(|error| {
-        tracing::warn!(%error, "changes of custom tools are not noticed: SIGHUP reads them again");
-        None
-    });
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -277,7 +281,11 @@ fn descriptors_needed(config: &Config) -> u64 {
 pub fn decode_for_fuzzing(body: &[u8]) {
     // A guest's result document goes through a reader of its own.
     let _ = crate::runtimes::python::left(body);
+    if let Ok(text) = std::str::from_utf8(body) {
+        let _ = crate::tools::custom::read(text);
+    }
     let Ok(value) = json::parse(body) else { return };
+    let _ = crate::tools::custom::from_json(value.clone());
     let Ok(call) = envelope::call(value) else { return };
     let registry = crate::tools::Registry::built_in();
     if let Some(tool) = registry.get(&call.tool) {

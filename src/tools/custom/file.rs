@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::manifest::{Manifest, Raw};
+use super::manifest::{BYTES_MAX, Manifest, Raw};
 use crate::spec::capped;
 use crate::tools::schema::{Violation, step};
 
@@ -77,6 +77,10 @@ fn locate(table: &DeTable<'_>, pointer: &str) -> Option<usize> {
 
 /// The manifest that `body` is, or all that is wrong with it, by pointers into it.
 pub fn from_json(body: Value) -> Result<Manifest, Vec<Violation>> {
+    // What could not be read again must not be kept.
+    if body.to_string().len() as u64 > BYTES_MAX {
+        return Err(vec![Violation::new("", format!("is larger than {BYTES_MAX} bytes"))]);
+    }
     let raw: Raw = serde_path_to_error::deserialize(body).map_err(|error| {
         let pointer: String = error.path().iter().map(|part| step(&part.to_string())).collect();
         vec![Violation::new(pointer, capped(&error.inner().to_string(), 300))]
