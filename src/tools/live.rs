@@ -63,17 +63,21 @@ impl Entry {
         let _again = self.running.set(());
     }
 
-    /// `queued`, `building`, `running` or `ending`.
+    /// Every state's name, in the order in which a call goes through them.
+    pub const STATES: [&str; 4] = ["queued", "building", "running", "ending"];
+
+    /// The name of the state in which it is.
     pub fn state(&self) -> &'static str {
-        if self.cancel.borrow().is_some() {
-            "ending"
+        let at = if self.cancel.borrow().is_some() {
+            3
         } else if self.running.get().is_some() {
-            "running"
+            2
         } else if self.sandbox().is_some() {
-            "building"
+            1
         } else {
-            "queued"
-        }
+            0
+        };
+        Self::STATES[at]
     }
 
     /// Ends the call; the first reason given stands.

@@ -30,6 +30,7 @@ pub mod version;
 pub use definition::{About, AnyTool, Deprecated, Hints, Shaped, Tool};
 pub use finish::{Execution, SandboxFacts, StreamFacts, ToolError};
 pub use registry::{RegisterError, Registered, Registry, Table};
+pub(crate) use schema::derive::replies as replies_generator;
 pub use schema::{Schema, Violation};
 
 /// What the engine may start ahead, under `config`.

@@ -5,36 +5,54 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
 use super::execute::json_response;
 use super::layer::Caller;
 use super::problem::Problem;
 use super::router;
 use crate::api::http::executions::time::rfc3339;
-use crate::spec::ExecutionId;
+use crate::spec::{ExecutionId, Level};
 use crate::tools::live::Entry;
 
 /// In one reply.
 const LIST_MAX: usize = 1000;
 
-#[derive(Serialize)]
-struct ExecutionBody<'a> {
+/// An execution that is under way.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "LiveExecution")]
+pub(super) struct ExecutionBody<'a> {
     execution_id: &'a str,
     principal: &'a str,
     tool_name: &'a str,
     agent_id: Option<&'a str>,
+    #[schemars(extend("enum" = Level::ALL.map(Level::name)))]
     level: &'a str,
+    #[schemars(extend("enum" = Entry::STATES))]
     state: &'a str,
+    /// UTC.
+    #[schemars(extend("format" = "date-time"))]
     started_at: String,
     age_seconds: f64,
+    /// Of the current attempt; null while it waits.
     sandbox_id: Option<String>,
-    /// Of the running command; admins only.
+    /// Of the running command, as the host counts; shown to admins, of one execution that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     host_pid: Option<i32>,
+    /// Shown to whom host_pid is.
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_path: Option<String>,
+}
+
+/// What this principal has under way, oldest first; admins see everybody's.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "LiveExecutions")]
+pub(super) struct ListBody<'a> {
+    #[schemars(length(max = LIST_MAX))]
+    executions: Vec<ExecutionBody<'a>>,
+    /// Of which at most a thousand are listed.
+    total: usize,
 }
 
 impl<'a> ExecutionBody<'a> {
@@ -65,8 +83,8 @@ pub(super) async fn list(
     Extension(Caller(principal)): Extension<Caller>,
 ) -> Response {
     let entries = state.service.list(&principal);
-    let shown: Vec<_> = entries.iter().take(LIST_MAX).map(|entry| ExecutionBody::of(entry)).collect();
-    encode(&json!({ "executions": shown, "total": entries.len() }))
+    let executions = entries.iter().take(LIST_MAX).map(|entry| ExecutionBody::of(entry)).collect();
+    encode(&ListBody { executions, total: entries.len() })
 }
 
 /// A path that is not UTF-8 names nothing, either.

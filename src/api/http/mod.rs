@@ -2,16 +2,19 @@
 
 mod bodies;
 mod capabilities;
+mod codes;
 mod envelope;
 mod execute;
 mod executions;
 mod health;
 mod json;
 mod layer;
+mod openapi;
 mod peers;
 mod problem;
 mod reply;
 mod router;
+mod routes;
 mod server;
 mod tools;
 

@@ -23,17 +23,14 @@ use crate::tools::principal::Principal;
 fn format(query: &BTreeMap<String, String>) -> Result<Format, Problem> {
     let mut faults = Vec::new();
     let shown = |value: &str| capped(value, 32);
-    let format = match query.get("format").map_or("", String::as_str) {
-        "" => Format::Plain,
-        "openai" => Format::OpenAi,
-        "anthropic" => Format::Anthropic,
-        "mcp" => Format::Mcp,
-        other => {
-            let message = format!("{:?} is not a format: openai, anthropic and mcp are", shown(other));
+    let format = query.get("format").map_or(Format::Plain, |asked| {
+        let named = Format::NAMED.into_iter().find(|(name, _)| name == asked);
+        if named.is_none() {
+            let message = format!("{:?} is not a format: openai, anthropic and mcp are", shown(asked));
             faults.push(Violation::new("/format", message));
-            Format::Plain
         }
-    };
+        named.map_or(Format::Plain, |(_, format)| format)
+    });
     let strict = match query.get("strict").map_or("false", String::as_str) {
         "false" => false,
         "true" if format == Format::OpenAi => true,
