@@ -18,6 +18,21 @@ need_programs() {
     die "apt-get install ${missing[*]} failed"
 }
 
+# Installs Debian packages that bring no program to look for. Elsewhere they are taken to be there.
+need_packages() {
+  local missing=() package
+  command -v dpkg-query >/dev/null 2>&1 || return 0
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  [ "$(id -u)" = 0 ] || die "missing: ${missing[*]} (run as root, or: apt-get install ${missing[*]})"
+  say "installing ${missing[*]}"
+  apt-get update -qq || true
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    die "apt-get install ${missing[*]} failed"
+}
+
 # The oldest systems that this is built and tried on.
 check_host() {
   [ "$(uname -s)" = Linux ] || die "Sandkeep runs on Linux only"
