@@ -15,9 +15,9 @@ use super::layer::Caller;
 use super::problem::Problem;
 use super::{json, router};
 use crate::spec::capped;
-use crate::tools::Violation;
 use crate::tools::listing::Format;
 use crate::tools::principal::Principal;
+use crate::tools::{Violation, step};
 
 /// `format` and, for OpenAI's, `strict`.
 fn format(query: &BTreeMap<String, String>) -> Result<Format, Problem> {
@@ -45,11 +45,7 @@ fn format(query: &BTreeMap<String, String>) -> Result<Format, Problem> {
     };
     let known = |name: &&String| name.as_str() != "format" && name.as_str() != "strict";
     faults.extend(
-        query
-            .keys()
-            .filter(known)
-            .take(16)
-            .map(|name| Violation::new(format!("/{}", shown(name)), "is not a parameter of this path")),
+        query.keys().filter(known).take(16).map(|name| Violation::new(step(name), "is not a parameter of this path")),
     );
     match faults.is_empty() {
         true if strict => Ok(Format::OpenAiStrict),
