@@ -1,8 +1,15 @@
 //! The OpenAPI document against the daemon that serves it: the same paths, the same bounds, the same bodies.
 
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/machine.rs"]
+mod machine;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use daemon::Daemon;
 
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
@@ -360,4 +367,67 @@ fn answers_are_as_the_document_has_them() {
     let head = "POST /api/v1/tools/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n";
     held("/api/v1/tools/execute", "post", &front.raw(head, b"{}"));
     held("/api/v1/tools/execute", "post", &front.raw_tcp(head, b"{}"));
+}
+
+/// What only a whole daemon answers: calls that ran, one that is under way, what the host can have.
+#[test]
+fn answers_about_what_runs_are_as_the_document_has_them() {
+    if !machine::expect("root") {
+        return;
+    }
+    let daemon = Daemon::start("", &[]);
+    let document = daemon.request("GET", "/openapi.json", None).body;
+    let held = |path: &str, method: &str, reply: &daemon::Reply, status: u16| {
+        assert_eq!(reply.status, status, "{method} {path}: {}", reply.body);
+        let pointer = format!("/paths/{}/{method}/responses/{status}", path.replace('/', "~1"));
+        let response = resolved(&document, document.pointer(&pointer).unwrap());
+        let schema = &response["content"]["application/json"]["schema"];
+        let found: Vec<String> = validator(&document, schema)
+            .iter_errors(&reply.body)
+            .map(|e| format!("{}: {e}", e.instance_path()))
+            .collect();
+        assert!(found.is_empty(), "{method} {path}: {found:?}: {}", reply.body);
+    };
+    let result = |name: &str, reply: &daemon::Reply| {
+        let found: Vec<String> =
+            component(&document, name).iter_errors(&reply.body["result"]).map(|e| e.to_string()).collect();
+        assert!(found.is_empty(), "{found:?}: {}", reply.body);
+    };
+    let execute = "/api/v1/tools/execute";
+    let context = json!({ "agent_id": "a", "metadata": { "b": [1] }, "retry_count": 1, "workspace": null });
+    for (tool, parameters, context) in [
+        ("bash", json!({ "command": "df -h" }), context),
+        ("bash", json!({ "command": "exit 3" }), json!({})),
+        ("bash", json!({ "command": "kill -9 $$" }), json!({ "security_level": "strict" })),
+        ("bash", json!({ "command": "sleep 9", "timeout": 0.2 }), json!({})),
+        ("bash", json!({ "command": "yes" , "timeout": 20 }), json!({ "limits": { "max_output_bytes": 1000 } })),
+        ("python", json!({ "code": "x = [1, {'a': None}, 2.5]\nprint(x)" }), json!({})),
+        ("python", json!({ "code": "raise ValueError(1)" }), json!({})),
+    ] {
+        let reply = daemon.execute(json!({ "tool_name": tool, "parameters": parameters, "context": context }));
+        held(execute, "post", &reply, 200);
+        result(&format!("{tool}.result"), &reply);
+    }
+    held("/api/v1/capabilities", "get", &daemon.request("GET", "/api/v1/capabilities", None), 200);
+    held("/readyz", "get", &daemon.request("GET", "/readyz", None), 200);
+    std::thread::scope(|scope| {
+        let under_way = scope.spawn(|| {
+            daemon.execute(json!({ "tool_name": "bash", "parameters": { "command": "sleep 60" },
+                "context": { "execution_id": "live" } }))
+        });
+        let began = Instant::now();
+        let look = || daemon.request("GET", "/api/v1/executions/live", None);
+        while look().body["state"] != "running" {
+            assert!(began.elapsed() < Duration::from_secs(20), "{}", daemon.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let one = look();
+        assert!(one.body["host_pid"].is_number(), "root is admin: {}", one.body);
+        held("/api/v1/executions/{id}", "get", &one, 200);
+        held("/api/v1/executions", "get", &daemon.request("GET", "/api/v1/executions", None), 200);
+        held("/api/v1/executions/{id}", "delete", &daemon.request("DELETE", "/api/v1/executions/live", None), 202);
+        let ended = under_way.join().unwrap();
+        held(execute, "post", &ended, 200);
+        assert_eq!(ended.body["outcome"]["by"], "caller");
+    });
 }
