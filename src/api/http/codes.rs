@@ -11,7 +11,7 @@ const fn code(status: u16, name: &'static str, when: &'static str) -> Code {
     Code { name, status, when }
 }
 
-/// All of them, by status. `Problem::new` asks for nothing else.
+/// All of them, by status: a problem has one of these.
 pub(super) const ALL: &[Code] = &[
     code(400, "malformed_json", "the body is not JSON, holds a name twice, or is too deep"),
     code(400, "malformed_request", "fields are unknown, mistyped or out of range; each is named"),
