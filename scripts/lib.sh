@@ -9,13 +9,27 @@ need_programs() {
   for pair in "$@"; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
   done
-  [ ${#missing[@]} -eq 0 ] && return 0
-  command -v apt-get >/dev/null 2>&1 || die "missing: ${missing[*]} (install them; this is not a Debian system)"
-  [ "$(id -u)" = 0 ] || die "missing: ${missing[*]} (run as root, or: apt-get install ${missing[*]})"
-  say "installing ${missing[*]}"
+  [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+}
+
+# The same for packages that bring no program to look for. Arguments: package …
+need_packages() {
+  local missing=() package
+  # Elsewhere they are taken to be there: what needs them says what it misses.
+  command -v dpkg-query >/dev/null 2>&1 || return 0
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+}
+
+install_packages() {
+  command -v apt-get >/dev/null 2>&1 || die "missing: $* (install them; this is not a Debian system)"
+  [ "$(id -u)" = 0 ] || die "missing: $* (run as root, or: apt-get install $*)"
+  say "installing $*"
   apt-get update -qq || true
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
-    die "apt-get install ${missing[*]} failed"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
+    die "apt-get install $* failed"
 }
 
 # The oldest systems that this is built and tried on.

@@ -48,6 +48,8 @@ fn paths_methods_and_media_types_are_problems_too() {
     assert_eq!(reply.problem().0, 405);
     assert_eq!(front.get("/api/v1/tools/none").problem(), (404, "unknown_tool".into()));
     assert_eq!(front.get("/api/v1/tools?format=xml").problem(), (400, "malformed_request".into()));
+    // Places are JSON pointers, whatever a caller names its parameters.
+    assert_eq!(front.get("/api/v1/tools?a~b/c=1&format=").pointers(), ["/format", "/a~0b~1c"]);
     assert_eq!(front.get("/api/v1/executions/exe_1").problem(), (404, "unknown_execution".into()));
     assert_eq!(front.get("/api/v1/executions/%00%2e%2e%2f").problem(), (404, "unknown_execution".into()));
     for media in ["", "Content-Type: application/x-www-form-urlencoded\r\n", "Content-Type: text/plain\r\n"] {

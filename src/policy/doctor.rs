@@ -22,6 +22,8 @@ pub enum Status {
 }
 
 impl Status {
+    pub const ALL: [Status; 4] = [Status::Ok, Status::Info, Status::Warning, Status::Failure];
+
     pub fn name(self) -> &'static str {
         match self {
             Status::Ok => "ok",

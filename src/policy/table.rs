@@ -44,6 +44,7 @@ pub const MEMORY_BYTES_LEAST: u64 = 16 * MIB;
 pub const PIDS_LEAST: u32 = 4;
 pub const CPU_CENTIPERCENT_LEAST: u32 = 100;
 pub const WALL_MS_LEAST: u64 = 1;
+pub const FILE_SIZE_BYTES_LEAST: u64 = 1;
 
 const WALL: Bound<u64> = Bound { default: 30_000, most: 300_000 };
 
@@ -116,6 +117,23 @@ static MAXIMUM: LevelTable = LevelTable {
     workspace: Scratch { bytes: 64 * KIB, inodes: 16, writable: false },
 };
 
+/// The least and the most that any level takes of `field`, in the unit of `spec::LimitRequest`; `None` where only the
+/// operator's ceiling bounds it.
+pub fn extremes(field: crate::spec::LimitField) -> (u64, Option<u64>) {
+    use crate::spec::LimitField as F;
+    let most = |of: fn(&LevelTable) -> u64| Level::ALL.into_iter().map(|level| of(table(level))).max();
+    match field {
+        F::Memory => (MEMORY_BYTES_LEAST, None),
+        F::Cpu => (CPU_CENTIPERCENT_LEAST.into(), None),
+        F::CpuTime => (1, None),
+        F::Wall => (WALL_MS_LEAST, most(|t| t.wall_ms.most)),
+        F::FileSize => (FILE_SIZE_BYTES_LEAST, most(|t| t.file_size_bytes.most)),
+        F::NetworkRequests => (0, Some(u32::MAX.into())),
+        F::Pids => (PIDS_LEAST.into(), Some(u32::MAX.into())),
+        F::Output => (0, most(|t| t.output_bytes.most)),
+    }
+}
+
 /// The limits of `level` for `request` under `ceilings`, or every field that is out of range.
 ///
 /// The front asks first, to tell the caller; the engine asks again, because it trusts no front.
@@ -164,7 +182,7 @@ pub fn resolve_limits(
             F::FileSize,
             request.file_size_bytes,
             t.file_size_bytes.default,
-            1,
+            FILE_SIZE_BYTES_LEAST,
             t.file_size_bytes.most.min(ceilings.file_size_bytes),
         ),
         network_requests: t.network_requests.map(|b| {

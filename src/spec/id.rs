@@ -93,6 +93,9 @@ text_id!(
 );
 
 impl ExecutionId {
+    /// What may be one, as a pattern.
+    pub const PATTERN: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}$";
+
     fn further(_: &str) -> Result<(), IdError> {
         Ok(())
     }
@@ -104,6 +107,9 @@ impl ExecutionId {
 }
 
 impl WorkspaceName {
+    /// What may be one, as a pattern.
+    pub const PATTERN: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}$";
+
     fn further(_: &str) -> Result<(), IdError> {
         Ok(())
     }

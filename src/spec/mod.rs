@@ -22,4 +22,4 @@ pub use id::{ExecutionId, IdError, RequestId, SandboxId, WorkspaceName};
 pub use level::{Backend, Level, UnknownLevel};
 pub use limits::{LimitField, LimitRequest, Limits};
 pub use outcome::{Clock, End, KilledBy, LimitHit, LimitKind, Outcome, Usage};
-pub use text::{capped, escape_controls};
+pub use text::{NO_CONTROLS, capped, escape_controls};

@@ -8,6 +8,8 @@ pub enum Clock {
 }
 
 impl Clock {
+    pub const ALL: [Clock; 2] = [Clock::Wall, Clock::Cpu];
+
     pub fn name(self) -> &'static str {
         match self {
             Clock::Wall => "wall",
@@ -30,6 +32,8 @@ pub enum KilledBy {
 }
 
 impl KilledBy {
+    pub const ALL: [KilledBy; 4] = [KilledBy::Caller, KilledBy::Disconnect, KilledBy::Shutdown, KilledBy::FrontGone];
+
     pub fn name(self) -> &'static str {
         match self {
             KilledBy::Caller => "caller",
@@ -71,6 +75,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What [`Outcome::kind`] can say.
+    pub const KINDS: [&str; 10] = [
+        "exited",
+        "signaled",
+        "timed_out",
+        "out_of_memory",
+        "pids_limit",
+        "disk_limit",
+        "output_limit",
+        "killed",
+        "denied",
+        "engine_fault",
+    ];
+
     /// The word of the public contract.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -111,6 +129,9 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
+    pub const ALL: [LimitKind; 5] =
+        [LimitKind::Pids, LimitKind::Memory, LimitKind::Cpu, LimitKind::Disk, LimitKind::Output];
+
     pub fn name(self) -> &'static str {
         match self {
             LimitKind::Pids => "pids",

@@ -1,5 +1,8 @@
 //! Strings that a guest or a caller can shape, made safe to show.
 
+/// A JSON schema's pattern for text without what `char::is_control` is.
+pub const NO_CONTROLS: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+
 /// At most `max` characters of `s`, control characters escaped; a cut is marked with `…`.
 pub fn capped(s: &str, max: usize) -> String {
     let mut out = String::new();

@@ -1,9 +1,12 @@
 //! Tools as models and other programs want them listed.
 
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::definition::{AnyTool, Deprecated};
 use super::registry::Table;
+use super::version::{NAME, VERSION};
 
 /// A shape that a listing can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,10 @@ pub enum Format {
 }
 
 impl Format {
+    /// Those that callers ask for by name.
+    pub const NAMED: [(&str, Format); 3] =
+        [("openai", Format::OpenAi), ("anthropic", Format::Anthropic), ("mcp", Format::Mcp)];
+
     pub const ALL: [Format; 5] = [Format::Plain, Format::OpenAi, Format::OpenAiStrict, Format::Anthropic, Format::Mcp];
 
     /// The newest version of every tool, as JSON text.
@@ -33,52 +40,102 @@ impl Format {
 
     /// `tool` of `table`.
     pub fn one(self, table: &Table, tool: &dyn AnyTool) -> Value {
-        let (about, schema) = (tool.about(), tool.schema().value());
-        match self {
-            Format::Plain => plain(table, tool),
-            Format::OpenAi => openai(tool, schema.clone(), false),
-            Format::OpenAiStrict => match strict(schema) {
+        let schema = tool.schema().value();
+        let one = match self {
+            Format::Plain => serde_json::to_value(plain(table, tool)),
+            Format::OpenAi => serde_json::to_value(openai(tool, schema.clone(), false)),
+            Format::OpenAiStrict => serde_json::to_value(match strict(schema) {
                 Some(schema) => openai(tool, schema, true),
                 None => openai(tool, schema.clone(), false),
-            },
-            Format::Anthropic => json!({
-                "name": about.name, "description": described(tool), "input_schema": schema,
             }),
-            Format::Mcp => mcp(tool, schema),
-        }
+            Format::Anthropic => serde_json::to_value(Anthropic {
+                name: &tool.about().name,
+                description: described(tool),
+                input_schema: schema,
+            }),
+            Format::Mcp => serde_json::to_value(mcp(tool)),
+        };
+        // Strings, booleans and JSON values only: this can not fail.
+        one.unwrap_or_default()
     }
 }
 
-fn plain(table: &Table, tool: &dyn AnyTool) -> Value {
+/// A tool in this daemon's own words.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Tool")]
+pub struct Plain<'t> {
+    #[schemars(extend("pattern" = NAME))]
+    name: &'t str,
+    description: &'t str,
+    #[schemars(extend("pattern" = VERSION))]
+    version: String,
+    /// Every version that there is, newest first.
+    versions: Vec<String>,
+    /// It changes nothing that outlives the call.
+    read_only: bool,
+    /// Run twice with the same parameters it leaves, and returns, the same as run once.
+    idempotent: bool,
+    /// It reaches beyond this host.
+    open_world: bool,
+    /// The weakest level at which it may run.
+    #[schemars(extend("enum" = LEVEL_OR_NULL))]
+    level: Option<&'static str>,
+    deprecated: bool,
+    /// Parameters of calls that work.
+    examples: &'t [Value],
+    /// JSON Schema, draft 2020-12.
+    #[schemars(with = "Map<String, Value>")]
+    parameters: &'t Value,
+    /// JSON Schema of `result`; null where it is not known.
+    #[schemars(with = "Option<Map<String, Value>>")]
+    result: Option<&'t Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deprecation: Option<Deprecation>,
+}
+
+/// The levels' names, and null.
+const LEVEL_OR_NULL: [Option<&str>; 5] = [Some("minimal"), Some("standard"), Some("strict"), Some("maximum"), None];
+
+fn plain<'t>(table: &Table, tool: &'t dyn AnyTool) -> Plain<'t> {
     let about = tool.about();
     let versions = table.versions(&about.name).iter().map(|tool| tool.about().version.to_string());
-    let mut body = json!({
-        "name": about.name,
-        "description": about.description,
-        "version": about.version.to_string(),
-        "versions": versions.collect::<Vec<_>>(),
-        "read_only": about.hints.read_only,
-        "idempotent": about.hints.idempotent,
-        "open_world": about.hints.open_world,
-        "level": about.level.map(|level| level.name()),
-        "deprecated": about.deprecated.is_some(),
-        "examples": about.examples,
-        "parameters": tool.schema().value(),
-        "result": tool.result_schema(),
-    });
-    if let (Some(deprecated), Value::Object(body)) = (&about.deprecated, &mut body) {
-        body.insert("deprecation".into(), deprecation(deprecated));
+    Plain {
+        name: &about.name,
+        description: &about.description,
+        version: about.version.to_string(),
+        versions: versions.collect(),
+        read_only: about.hints.read_only,
+        idempotent: about.hints.idempotent,
+        open_world: about.hints.open_world,
+        level: about.level.map(|level| level.name()),
+        deprecated: about.deprecated.is_some(),
+        examples: &about.examples,
+        parameters: tool.schema().value(),
+        result: tool.result_schema(),
+        deprecation: about.deprecated.as_ref().map(Deprecation::of),
     }
-    body
 }
 
 /// When and why callers should leave a version.
-pub fn deprecation(deprecated: &Deprecated) -> Value {
-    json!({
-        "since": deprecated.since.to_string(),
-        "sunset": deprecated.sunset.map(|day| day.to_string()),
-        "message": deprecated.message,
-    })
+#[derive(Serialize, JsonSchema)]
+pub struct Deprecation {
+    #[schemars(extend("format" = "date"))]
+    since: String,
+    /// From when on it may be gone.
+    #[schemars(extend("format" = "date"))]
+    sunset: Option<String>,
+    /// What to use instead, say.
+    message: Option<String>,
+}
+
+impl Deprecation {
+    pub fn of(deprecated: &Deprecated) -> Self {
+        Self {
+            since: deprecated.since.to_string(),
+            sunset: deprecated.sunset.map(|day| day.to_string()),
+            message: deprecated.message.clone(),
+        }
+    }
 }
 
 /// The description as a model reads it, which sees nothing else.
@@ -91,33 +148,99 @@ fn described(tool: &dyn AnyTool) -> String {
     }
 }
 
-fn openai(tool: &dyn AnyTool, parameters: Value, strict: bool) -> Value {
-    let function = json!({
-        "name": tool.about().name, "description": described(tool), "parameters": parameters, "strict": strict,
-    });
-    json!({ "type": "function", "function": function })
+/// A function of OpenAI's chat completions.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiTool")]
+struct OpenAi<'t> {
+    #[schemars(extend("const" = "function"))]
+    r#type: &'static str,
+    function: Function<'t>,
 }
 
-fn mcp(tool: &dyn AnyTool, schema: &Value) -> Value {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiFunction")]
+struct Function<'t> {
+    name: &'t str,
+    description: String,
+    #[schemars(with = "Map<String, Value>")]
+    parameters: Value,
+    strict: bool,
+}
+
+fn openai(tool: &dyn AnyTool, parameters: Value, strict: bool) -> OpenAi<'_> {
+    let function = Function { name: &tool.about().name, description: described(tool), parameters, strict };
+    OpenAi { r#type: "function", function }
+}
+
+/// A tool of Anthropic's messages.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicTool")]
+struct Anthropic<'t> {
+    name: &'t str,
+    description: String,
+    #[schemars(with = "Map<String, Value>")]
+    input_schema: &'t Value,
+}
+
+/// A tool of the Model Context Protocol.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "McpTool")]
+#[serde(rename_all = "camelCase")]
+struct Mcp<'t> {
+    name: &'t str,
+    description: String,
+    #[schemars(with = "Map<String, Value>")]
+    input_schema: &'t Value,
+    annotations: Annotations,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Map<String, Value>>")]
+    output_schema: Option<&'t Value>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "McpAnnotations")]
+#[serde(rename_all = "camelCase")]
+struct Annotations {
+    read_only_hint: bool,
+    destructive_hint: bool,
+    idempotent_hint: bool,
+    open_world_hint: bool,
+}
+
+fn mcp(tool: &dyn AnyTool) -> Mcp<'_> {
     let about = tool.about();
-    let mut body = json!({
-        "name": about.name,
-        "description": described(tool),
-        "inputSchema": schema,
-        "annotations": {
-            "readOnlyHint": about.hints.read_only,
+    Mcp {
+        name: &about.name,
+        description: described(tool),
+        input_schema: tool.schema().value(),
+        annotations: Annotations {
+            read_only_hint: about.hints.read_only,
             // What is not only read is taken for the worst: nothing here knows better.
-            "destructiveHint": !about.hints.read_only,
-            "idempotentHint": about.hints.idempotent,
-            "openWorldHint": about.hints.open_world,
+            destructive_hint: !about.hints.read_only,
+            idempotent_hint: about.hints.idempotent,
+            open_world_hint: about.hints.open_world,
         },
-    });
-    if let (Some(result), Value::Object(body)) = (tool.result_schema(), &mut body)
-        && result["type"] == "object"
-    {
-        body.insert("outputSchema".into(), result.clone());
+        output_schema: tool.result_schema().filter(|result| result["type"] == "object"),
     }
-    body
+}
+
+/// Of one tool, in any format.
+pub fn schema_of_one(generator: &mut SchemaGenerator) -> Value {
+    json!({ "anyOf": [
+        generator.subschema_for::<Plain<'_>>(),
+        generator.subschema_for::<OpenAi<'_>>(),
+        generator.subschema_for::<Anthropic<'_>>(),
+        generator.subschema_for::<Mcp<'_>>(),
+    ] })
+}
+
+/// Of a listing, in any format.
+pub fn schema_of_all(generator: &mut SchemaGenerator) -> Value {
+    json!({
+        "type": "object",
+        "properties": { "tools": { "type": "array", "items": schema_of_one(generator) } },
+        "required": ["tools"],
+    })
 }
 
 /// What a strict schema may say beside types: "Supported schemas" of OpenAI's guide to structured outputs.

@@ -81,19 +81,23 @@ impl Entry {
         let _again = self.running.set(());
     }
 
-    /// `queued`, `building`, `running`, `ending` or `ended`.
+    /// Every state's name, in the order in which a call goes through them.
+    pub const STATES: [&str; 5] = ["queued", "building", "running", "ending", "ended"];
+
+    /// The name of the state in which it is.
     pub fn state(&self) -> &'static str {
-        if self.log.as_ref().is_some_and(|log| log.result().is_some()) {
-            "ended"
+        let at = if self.log.as_ref().is_some_and(|log| log.result().is_some()) {
+            4
         } else if self.cancel.borrow().is_some() {
-            "ending"
+            3
         } else if self.running.get().is_some() {
-            "running"
+            2
         } else if self.sandbox().is_some() {
-            "building"
+            1
         } else {
-            "queued"
-        }
+            0
+        };
+        Self::STATES[at]
     }
 
     /// Ends the call; the first reason given stands.

@@ -32,7 +32,8 @@ pub mod version;
 pub use definition::{About, AnyTool, Deprecated, Hints, Shaped, Tool};
 pub use finish::{Execution, SandboxFacts, StreamFacts, ToolError};
 pub use registry::{RegisterError, Registered, Registry, Table};
-pub use schema::{Schema, Violation};
+pub(crate) use schema::derive::replies as replies_generator;
+pub use schema::{Schema, Violation, step};
 
 /// What the engine may start ahead, under `config`.
 pub fn prepared(config: &crate::config::Config) -> crate::wire::Prepare {

@@ -82,9 +82,15 @@ fn has(name: &str) -> bool {
         }
         "socket-watch" => socket_watch(),
         "memfd-noexec" => Path::new("/proc/sys/vm/memfd_noexec").exists(),
+        "schema-suite" => schema_suite().join("tests/draft2020-12").is_dir(),
         "fault-injection" => cfg!(feature = "fault-injection"),
         program => ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|d| Path::new(d).join(program).exists()),
     }
+}
+
+/// Where `scripts/fetch-schema-suite` leaves the JSON-Schema-Test-Suite.
+pub fn schema_suite() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/json-schema-suite")
 }
 
 fn number_of(name: &str) -> Option<u32> {

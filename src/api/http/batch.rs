@@ -5,12 +5,14 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use serde_json::Value;
+use schemars::SchemaGenerator;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::execute::{decode, json_response};
 use super::layer::{Caller, Id};
-use super::problem::Problem;
+use super::openapi::of;
+use super::problem::{Body9457, Problem};
 use super::{bodies, json, reply, router};
 use crate::spec::RequestId;
 use crate::tools::Violation;
@@ -52,6 +54,21 @@ pub(super) async fn batch(
     }
     all.push(b']');
     Ok(json_response(all))
+}
+
+/// What is taken.
+pub(super) fn schema() -> Value {
+    // What is wrong with one call is told in its place and keeps no other from running.
+    let call = json!({ "description": "An ExecuteRequest." });
+    let calls = json!({ "type": "array", "items": call, "minItems": 1, "maxItems": CALLS_MAX });
+    let object = json!({ "type": "object", "properties": { "calls": calls }, "required": ["calls"], "additionalProperties": false });
+    json!({ "anyOf": [calls, object] })
+}
+
+/// What is answered.
+pub(super) fn replies(generator: &mut SchemaGenerator) -> Value {
+    let one = [of::<reply::Envelope<'_>>(generator), of::<Body9457<'_>>(generator)];
+    json!({ "type": "array", "items": { "anyOf": one } })
 }
 
 /// An array of calls, or an object with one.

@@ -1,20 +1,83 @@
 //! GET /api/v1/capabilities: what this host and this principal can have, and why not.
 
+use std::collections::BTreeMap;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::execute::json_response;
 use super::layer::Caller;
 use super::problem::Problem;
 use super::router;
-use crate::api::findings;
+use crate::api::findings::{self, CheckBody, HostBody};
 use crate::config::{Ceilings, Config, Role};
 use crate::policy::table::table;
 use crate::spec::{Level, LimitField};
 use crate::tools::principal::Principal;
-use crate::wire::FactsWire;
+use crate::wire::{FactsWire, RuntimeWire};
+
+/// What this host and this principal can have.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Capabilities")]
+pub(super) struct Body {
+    /// The daemon's.
+    version: &'static str,
+    principal: PrincipalBody,
+    host: HostBody,
+    /// From the weakest to the strictest.
+    levels: Vec<LevelBody>,
+    runtimes: Vec<RuntimeBody>,
+    /// The names of the tools.
+    tools: Vec<String>,
+    /// Everything that was tried on this host, as `sandkeep doctor` tells it.
+    checks: Vec<CheckBody>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Principal")]
+struct PrincipalBody {
+    name: String,
+    #[schemars(extend("enum" = ["user", "admin"]))]
+    role: &'static str,
+    level_floor: Option<&'static str>,
+    level_ceiling: Option<&'static str>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Level")]
+struct LevelBody {
+    #[schemars(extend("enum" = Level::ALL.map(Level::name)))]
+    level: &'static str,
+    backend: &'static str,
+    available: bool,
+    /// What the host lacks for it.
+    missing: Vec<String>,
+    /// What the host lacks and what is put in its place.
+    degraded: Vec<String>,
+    /// Why this principal may not have it; null where it may.
+    refused: Option<String>,
+    /// By the names of context.limits.
+    limits: BTreeMap<&'static str, LimitBody>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Limit")]
+struct LimitBody {
+    default: f64,
+    most: f64,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Runtime")]
+struct RuntimeBody {
+    name: String,
+    /// As seen inside a sandbox; null where the host has none.
+    program: Option<String>,
+    available: bool,
+}
 
 pub(super) async fn capabilities(
     State(state): State<router::State>,
@@ -22,32 +85,33 @@ pub(super) async fn capabilities(
 ) -> Result<Response, Problem> {
     let facts = state.service.facts().await?;
     let config = state.service.config();
-    let levels: Vec<Value> = Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect();
-    let runtimes: Vec<Value> = facts
-        .runtimes
-        .iter()
-        .map(|r| json!({ "name": r.name, "program": r.program, "available": r.program.is_some() }))
-        .collect();
     let table = state.service.registry().table();
-    let tools: Vec<&str> = table.newest().map(|tool| tool.about().name.as_str()).collect();
-    let body = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "principal": {
-            "name": principal.name,
-            "role": match principal.role { Role::User => "user", Role::Admin => "admin" },
-            "level_floor": principal.level_floor.map(Level::name),
-            "level_ceiling": principal.level_ceiling.map(Level::name),
+    let body = Body {
+        version: env!("CARGO_PKG_VERSION"),
+        principal: PrincipalBody {
+            name: principal.name.clone(),
+            role: match principal.role {
+                Role::User => "user",
+                Role::Admin => "admin",
+            },
+            level_floor: principal.level_floor.map(Level::name),
+            level_ceiling: principal.level_ceiling.map(Level::name),
         },
-        "host": findings::host(&facts),
-        "levels": levels,
-        "runtimes": runtimes,
-        "tools": tools,
-        "checks": findings::checks(&facts),
-    });
-    Ok(json_response(body.to_string().into_bytes()))
+        host: findings::host(&facts),
+        levels: Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect(),
+        runtimes: facts.runtimes.iter().map(runtime).collect(),
+        tools: table.newest().map(|tool| tool.about().name.clone()).collect(),
+        checks: findings::checks(&facts),
+    };
+    // Strings, booleans and numbers only: this can not fail.
+    Ok(json_response(serde_json::to_vec(&body).unwrap_or_default()))
 }
 
-fn level(level: Level, facts: &FactsWire, principal: &Principal, config: &Config) -> Value {
+fn runtime(r: &RuntimeWire) -> RuntimeBody {
+    RuntimeBody { name: r.name.clone(), program: r.program.clone(), available: r.program.is_some() }
+}
+
+fn level(level: Level, facts: &FactsWire, principal: &Principal, config: &Config) -> LevelBody {
     let of_host = facts.levels.iter().find(|l| Level::from(l.level) == level);
     let available = of_host.is_some_and(|l| l.available);
     let why_not = if !config.levels.enabled(level) {
@@ -59,24 +123,24 @@ fn level(level: Level, facts: &FactsWire, principal: &Principal, config: &Config
     } else {
         None
     };
-    json!({
-        "level": level.name(),
-        "backend": level.backend().name(),
-        "available": available && why_not.is_none(),
-        "missing": of_host.map_or_else(|| vec!["no backend for this level".to_owned()], |l| l.missing.clone()),
-        "degraded": of_host.map_or_else(Vec::new, |l| l.degraded.clone()),
-        "refused": why_not,
-        "limits": limits(level, &config.ceilings),
-    })
+    LevelBody {
+        level: level.name(),
+        backend: level.backend().name(),
+        available: available && why_not.is_none(),
+        missing: of_host.map_or_else(|| vec!["no backend for this level".to_owned()], |l| l.missing.clone()),
+        degraded: of_host.map_or_else(Vec::new, |l| l.degraded.clone()),
+        refused: why_not,
+        limits: limits(level, &config.ceilings),
+    }
 }
 
 /// Default and most of each limit, in the contract's fields and units.
-fn limits(level: Level, c: &Ceilings) -> Value {
+fn limits(level: Level, c: &Ceilings) -> BTreeMap<&'static str, LimitBody> {
     const MIB: f64 = 1024.0 * 1024.0;
     let t = table(level);
-    let mut out = Map::new();
+    let mut out = BTreeMap::new();
     let mut put = |field: LimitField, default: f64, most: f64| {
-        out.insert(field.name().into(), json!({ "default": default.min(most), "most": most }));
+        out.insert(field.name(), LimitBody { default: default.min(most), most });
     };
     let mib = |bytes: u64| bytes as f64 / MIB;
     put(LimitField::Memory, mib(t.memory_bytes.default), mib(t.memory_bytes.most.min(c.memory_bytes)));
@@ -90,5 +154,5 @@ fn limits(level: Level, c: &Ceilings) -> Value {
     if let Some(requests) = t.network_requests {
         put(LimitField::NetworkRequests, requests.default.into(), requests.most.into());
     }
-    out.into()
+    out
 }

@@ -1,21 +1,24 @@
 //! The body of an execute call, checked by hand: every field that is unknown, mistyped or out of range is named at once.
 
 use axum::http::StatusCode;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
-use crate::spec::{ExecutionId, IdError, Level, LimitField, LimitRequest, WorkspaceName, capped};
+use crate::policy::table::extremes;
+use crate::spec::{ExecutionId, IdError, Level, LimitField, LimitRequest, NO_CONTROLS, WorkspaceName, capped};
 use crate::tools::Violation;
 use crate::tools::call::{Call, Context};
 
 /// For the whole call; one attempt may take 300 s at most.
 const CONTEXT_TIMEOUT_S_MAX: f64 = 3600.0;
 const RETRY_COUNT_MAX: u64 = 5;
-const NAME_BYTES_MAX: usize = 128;
+const NAME_CHARS_MAX: usize = 128;
 const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// More say nothing new.
 const FAULTS_MAX: usize = 64;
 const SHOWN_CHARS_MAX: usize = 64;
+/// Up to 2^53 every whole number is a float of its own.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// The call that `body` is.
 pub fn call(body: Value) -> Result<Call, Problem> {
@@ -24,7 +27,7 @@ pub fn call(body: Value) -> Result<Call, Problem> {
     };
     let mut faults = Vec::new();
     let mut top = Fields { at: "", fields: body, faults: &mut faults };
-    let tool = top.text("tool_name", NAME_BYTES_MAX);
+    let tool = top.text("tool_name", NAME_CHARS_MAX);
     if tool.is_none() && !top.faults.iter().any(|f| f.pointer == "/tool_name") {
         top.fault("tool_name", "is required");
     }
@@ -48,8 +51,8 @@ fn context(given: Map<String, Value>, faults: &mut Vec<Violation>) -> (Context, 
     let execution_id = c.parsed::<ExecutionId, IdError>("execution_id");
     let workspace = c.parsed::<WorkspaceName, IdError>("workspace");
     let level = c.parsed::<Level, _>("security_level");
-    let agent_id = c.text("agent_id", NAME_BYTES_MAX);
-    let sandbox = c.text("sandbox_id", NAME_BYTES_MAX).is_some();
+    let agent_id = c.text("agent_id", NAME_CHARS_MAX);
+    let sandbox = c.text("sandbox_id", NAME_CHARS_MAX).is_some();
     let timeout_ms = c.number("timeout", CONTEXT_TIMEOUT_S_MAX).map(|s| to_u64(s * 1000.0).max(1));
     let retry_count = c.integer("retry_count", RETRY_COUNT_MAX).unwrap_or(0) as u32;
     let cache = c.boolean("cache_enabled").unwrap_or(false);
@@ -96,6 +99,96 @@ fn limits(given: Map<String, Value>, faults: &mut Vec<Violation>) -> LimitReques
     limits
 }
 
+/// What [`call`] takes, but for what depends on the tool, the level and the operator's ceilings.
+pub(super) fn schema() -> Value {
+    let bare = |max: usize| json!({ "minLength": 1, "maxLength": max, "pattern": NO_CONTROLS });
+    let context = json!({
+        "execution_id": nullable("string", json!({
+            "pattern": ExecutionId::PATTERN,
+            "description": "Per principal: the same body again gets the reply of the first, another body is a conflict.",
+        })),
+        "agent_id": nullable("string", with(bare(NAME_CHARS_MAX), "Given back in the reply.")),
+        "timeout": nullable("number", json!({
+            "exclusiveMinimum": 0,
+            "maximum": CONTEXT_TIMEOUT_S_MAX,
+            "description": "Seconds for the whole call, waits and retries included.",
+        })),
+        "retry_count": nullable("integer", json!({
+            "minimum": 0,
+            "maximum": RETRY_COUNT_MAX,
+            "description": "Tried again where nothing ran, or where the tool is idempotent and failed by chance.",
+        })),
+        "cache_enabled": nullable("boolean", json!({ "description": "A result that was returned before will do." })),
+        "sandbox_mode": nullable("boolean", json!({
+            "description": "false means level minimal: a command is never run without a sandbox.",
+        })),
+        "security_level": json!({
+            "enum": Level::ALL.into_iter().map(|level| Some(level.name())).chain([None]).collect::<Vec<_>>(),
+            "description": "standard unless given; the strictest of this, the principal's floor and the tool's own holds.",
+        }),
+        "workspace": nullable("string", json!({ "pattern": WorkspaceName::PATTERN })),
+        "sandbox_id": nullable("string", with(bare(NAME_CHARS_MAX), "A sandbox that was kept; this version keeps none.")),
+        "limits": object(LimitField::ALL.into_iter().map(|field| (field.name().to_owned(), limit(field))).collect()),
+        "metadata": nullable("object", json!({
+            "description": format!("Given back in the reply. At most {METADATA_BYTES_MAX} bytes as JSON text."),
+        })),
+    });
+    let Value::Object(context) = context else { return Value::Null };
+    let mut tool_name = json!({ "type": "string", "description": "A tool, and as much of its version as is meant." });
+    merge(&mut tool_name, bare(NAME_CHARS_MAX));
+    json!({
+        "type": "object",
+        "properties": {
+            "tool_name": tool_name,
+            "parameters": nullable("object", json!({
+                "description": "The tool's own: `GET /api/v1/tools/{name}` tells their schema.",
+            })),
+            "context": object(context),
+        },
+        "required": ["tool_name"],
+        "additionalProperties": false,
+    })
+}
+
+/// A field of `context.limits`, in the contract's unit; rounding takes what is a hair below the least.
+fn limit(field: LimitField) -> Value {
+    let (least, most) = extremes(field);
+    let unit = field.unit();
+    let whole = matches!(field, LimitField::NetworkRequests | LimitField::Pids | LimitField::Output);
+    let mut schema = match (whole, least) {
+        (true, least) => nullable("integer", json!({ "minimum": least })),
+        // One of the smallest unit: all that is above zero is rounded up to it.
+        (false, 1) => nullable("number", json!({ "exclusiveMinimum": 0 })),
+        (false, least) => nullable("number", json!({ "minimum": least as f64 / unit })),
+    };
+    if let Some(most) = most {
+        merge(&mut schema, json!({ "maximum": most as f64 / unit }));
+    }
+    schema
+}
+
+/// `rest` for a field that may be null, which is a field that is not given.
+fn nullable(kind: &str, rest: Value) -> Value {
+    let mut schema = json!({ "type": [kind, "null"] });
+    merge(&mut schema, rest);
+    schema
+}
+
+fn object(properties: Map<String, Value>) -> Value {
+    nullable("object", json!({ "properties": properties, "additionalProperties": false }))
+}
+
+fn with(mut schema: Value, description: &str) -> Value {
+    merge(&mut schema, json!({ "description": description }));
+    schema
+}
+
+fn merge(schema: &mut Value, more: Value) {
+    if let (Value::Object(schema), Value::Object(more)) = (schema, more) {
+        schema.extend(more);
+    }
+}
+
 /// Rounded up, so that something above zero stays above zero; what is too large for the type is its most.
 fn to_u64(v: f64) -> u64 {
     v.ceil() as u64
@@ -128,10 +221,10 @@ impl Fields<'_> {
         }
     }
 
-    fn text(&mut self, name: &str, bytes_max: usize) -> Option<String> {
+    fn text(&mut self, name: &str, chars_max: usize) -> Option<String> {
         match self.take(name)? {
-            Value::String(text) if text.is_empty() || text.len() > bytes_max => {
-                self.fault(name, format!("must be 1 to {bytes_max} bytes long"));
+            Value::String(text) if text.is_empty() || text.chars().nth(chars_max).is_some() => {
+                self.fault(name, format!("must be 1 to {chars_max} characters long"));
                 None
             }
             Value::String(text) if text.chars().any(char::is_control) => {
@@ -189,11 +282,13 @@ impl Fields<'_> {
         }
     }
 
-    /// A whole number from 0 to `most`.
+    /// A whole number from 0 to `most`; 2.0 is the same number as 2, as in JSON Schema.
     fn integer(&mut self, name: &str, most: u64) -> Option<u64> {
         match self.take(name)? {
             Value::Number(number) => {
-                let message = match number.as_u64() {
+                let whole = |value: &f64| (0.0..=WHOLE_MAX).contains(value) && value.fract() == 0.0;
+                let of_float = || number.as_f64().filter(whole).map(|value| value as u64);
+                let message = match number.as_u64().or_else(of_float) {
                     Some(value) if value <= most => return Some(value),
                     Some(value) => format!("{value} is greater than the maximum of {most}"),
                     None => format!("{number} is not a whole number from 0 to {most}"),

@@ -8,47 +8,70 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::execute::{self, json_response};
 use super::layer::{Caller, Id};
-use super::problem::Problem;
+use super::problem::{Body9457, Problem};
 use super::{reply, router, sse};
 use crate::api::http::executions::time::rfc3339;
-use crate::spec::{ExecutionId, RequestId, capped};
-use crate::tools::Violation;
+use crate::spec::{ExecutionId, Level, RequestId, capped};
 use crate::tools::call::{Call, Once};
 use crate::tools::events::Reader;
 use crate::tools::execute::Followed;
 use crate::tools::live::{Entry, Follower};
 use crate::tools::principal::Principal;
+use crate::tools::{Violation, step};
 
 /// In one reply.
-const LIST_MAX: usize = 1000;
+pub(super) const LIST_MAX: usize = 1000;
 
-#[derive(Serialize)]
-struct ExecutionBody<'a> {
+/// An execution that is under way.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "LiveExecution")]
+pub(super) struct ExecutionBody<'a> {
     execution_id: &'a str,
     principal: &'a str,
     tool_name: &'a str,
     agent_id: Option<&'a str>,
+    #[schemars(extend("enum" = Level::ALL.map(Level::name)))]
     level: &'a str,
+    #[schemars(extend("enum" = Entry::STATES))]
     state: &'a str,
+    /// UTC.
+    #[schemars(extend("format" = "date-time"))]
     started_at: String,
     age_seconds: f64,
+    /// Of the current attempt; null while it waits.
     sandbox_id: Option<String>,
-    /// Of the running command; admins only.
+    /// Of the running command, as the host counts; shown to admins, of one execution that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     host_pid: Option<i32>,
+    /// Shown to whom host_pid is.
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_path: Option<String>,
-    /// Of one that has ended: the envelope of its reply, or the problem.
+    /// Of one that has ended, and of which something ran: the reply that an execute call gets.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "reply::Envelope<'a>")]
     result: Option<Box<RawValue>>,
+    /// Of one that has ended, and of which nothing ran.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Body9457<'a>")]
     error: Option<Box<RawValue>>,
+}
+
+/// Executions of this principal, oldest first; admins see everybody's.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Executions")]
+pub(super) struct ListBody<'a> {
+    #[schemars(length(max = LIST_MAX))]
+    executions: Vec<ExecutionBody<'a>>,
+    /// On all pages.
+    total: usize,
+    /// Where the next page begins; null on the last.
+    next_cursor: Option<String>,
 }
 
 impl<'a> ExecutionBody<'a> {
@@ -94,7 +117,7 @@ impl Filter {
         let mut filter =
             Self { under_way: true, ended: false, state: None, tool: None, agent: None, limit: LIST_MAX, after: 0 };
         for (name, value) in query {
-            let mut fault = |message: String| faults.push(Violation::new(format!("/{}", capped(name, 32)), message));
+            let mut fault = |message: String| faults.push(Violation::new(step(name), message));
             match name.as_str() {
                 "state" => match value.as_str() {
                     "all" => filter.ended = true,
@@ -138,8 +161,8 @@ pub(super) async fn list(
     let from = entries.partition_point(|entry| entry.number <= filter.after);
     let page = &entries[from..entries.len().min(from + filter.limit)];
     let next = page.last().filter(|_| from + page.len() < total).map(|last| format!("c{}", last.number));
-    let shown: Vec<_> = page.iter().map(|entry| ExecutionBody::of(entry)).collect();
-    Ok(encode(&json!({ "executions": shown, "total": total, "next_cursor": next })))
+    let executions = page.iter().map(|entry| ExecutionBody::of(entry)).collect();
+    Ok(encode(&ListBody { executions, total, next_cursor: next }))
 }
 
 /// POST /api/v1/executions: the same body as an execute call, which runs on without its caller.

@@ -3,12 +3,23 @@
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use schemars::SchemaGenerator;
+use serde_json::{Value, json};
 
 use super::execute::json_response;
 use super::problem::Problem;
 use super::router;
 use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::tools::call::CallError;
+
+/// `{"status":"ok"}` where the front serves, `{"status":"ready"}` where a call could be run now.
+pub(super) fn status_schema(_: &mut SchemaGenerator) -> Value {
+    json!({
+        "type": "object",
+        "properties": { "status": { "type": "string", "enum": ["ok", "ready"] } },
+        "required": ["status"],
+    })
+}
 
 /// The front serves.
 pub(super) async fn alive() -> Response {

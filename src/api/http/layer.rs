@@ -16,6 +16,16 @@ use crate::tools::principal::Principal;
 const REQUEST_ID: &str = "x-request-id";
 pub(super) const METRICS: &str = "/metrics";
 
+/// Whether it matters who calls; what lies elsewhere is told to anybody who reaches a listener.
+pub(super) fn is_for_principals(path: &str) -> bool {
+    path == METRICS || path.starts_with("/api/")
+}
+
+/// Collectors ask for formats of their own.
+pub(super) fn is_for_any_accept(path: &str) -> bool {
+    path == METRICS
+}
+
 /// Who calls, for handlers behind `/api`.
 #[derive(Clone)]
 pub(super) struct Caller(pub Arc<Principal>);
@@ -48,16 +58,13 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
     if *state.stopping.borrow() {
         return Err(crate::tools::call::CallError::Draining.into());
     }
-    let metrics = request.uri().path() == METRICS;
-    // Collectors ask for formats of their own.
     let path = request.uri().path();
-    let has_events = path.ends_with("/events") || path.ends_with("/tools/execute");
     let headers = request.headers();
-    if !(metrics || accepts_json(headers) || has_events && wants_events(headers)) {
+    if !(is_for_any_accept(path) || accepts_json(headers) || has_events(path) && wants_events(headers)) {
         let detail = "replies are application/json or application/problem+json";
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
     }
-    if metrics || request.uri().path().starts_with("/api/") {
+    if is_for_principals(request.uri().path()) {
         let peer = request.extensions().get::<Peer>().copied();
         let Some(peer) = peer else {
             return Err(crate::tools::call::CallError::Internal("a request without a peer".into()).into());
@@ -81,6 +88,11 @@ fn finish(state: &router::State, id: &RequestId, mut response: Response) -> Resp
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Whether what this path answers with may be events.
+fn has_events(path: &str) -> bool {
+    path.ends_with("/events") || path.ends_with("/tools/execute")
 }
 
 /// A caller that says nothing takes what comes.

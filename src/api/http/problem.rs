@@ -5,8 +5,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::codes;
 use crate::api::identity::Denied;
 use crate::spec::{RequestId, capped};
 use crate::tools::RegisterError;
@@ -31,28 +33,43 @@ pub struct Problem {
     retry_after: Option<Duration>,
 }
 
-#[derive(Serialize)]
-struct Body9457<'a> {
+/// Nothing ran, and why (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Body9457<'a> {
+    #[schemars(extend("pattern" = "^/problems/[a-z-]+$"))]
     r#type: String,
     title: String,
+    #[schemars(range(min = 400, max = 599))]
     status: u16,
+    /// Stable over versions; what programs should look at.
+    #[schemars(extend("pattern" = "^[a-z_]+$"))]
     code: &'a str,
+    /// For people.
     detail: &'a str,
+    /// The same as X-Request-Id.
     request_id: &'a str,
+    /// What would be allowed, or would help.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
+    /// Every place of the request that is wrong, where places are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ProblemError")]
 struct Fault<'a> {
+    /// A JSON pointer (RFC 6901) into the body, or the name of a query parameter after a slash.
+    #[schemars(extend("format" = "json-pointer"))]
     pointer: &'a str,
     message: &'a str,
 }
 
 impl Problem {
+    /// `code` is one of the contract's table, and has the status that it has there.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        debug_assert_eq!(codes::get(code).map(|row| row.status), Some(status.as_u16()), "{code}");
         Self {
             status,
             code,

@@ -1,11 +1,13 @@
 //! An execution as the contract's envelope. The shapes are this file's own; nothing else may rely on them.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::spec::{Enforced, LandlockReport, LimitHit, Outcome};
-use crate::tools::listing::deprecation;
+use crate::spec::{Clock, Enforced, KilledBy, LandlockReport, Level, LimitHit, LimitKind, Outcome};
+use crate::tools::listing::Deprecation;
+use crate::tools::version::VERSION;
 use crate::tools::{Execution, SandboxFacts, StreamFacts};
 
 /// The body of a 200.
@@ -14,18 +16,28 @@ pub fn body(execution: &Execution) -> Vec<u8> {
     serde_json::to_vec(&Envelope::of(execution)).unwrap_or_default()
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// What came of a call that ran.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Execution")]
+pub(super) struct Envelope<'a> {
     execution_id: &'a str,
     tool_name: &'a str,
+    #[schemars(extend("pattern" = VERSION))]
     tool_version: String,
     agent_id: Option<&'a str>,
+    /// As it was given.
     metadata: Option<&'a Map<String, Value>>,
     success: bool,
+    /// Its shape is the tool's own; null where there is none.
+    #[schemars(with = "Value")]
     result: &'a RawValue,
+    /// Null where it succeeded.
     error: Option<ErrorBody<'a>>,
+    /// What ended the command; null where no command was started.
     outcome: Option<OutcomeBody<'a>>,
+    /// Seconds of the whole call, waits and retries included.
     execution_time: f64,
+    /// None where the result was had from the cache.
     attempts: u32,
     cached: bool,
     usage: UsageBody,
@@ -35,40 +47,50 @@ struct Envelope<'a> {
     denials: Option<()>,
     /// Of the tool in this version.
     #[serde(skip_serializing_if = "Option::is_none")]
-    deprecation: Option<Value>,
+    deprecation: Option<Deprecation>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionError")]
 struct ErrorBody<'a> {
+    /// The outcome's kind, `nonzero_exit`, `exception`, or the tool's own.
     code: &'a str,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Outcome")]
 struct OutcomeBody<'a> {
+    #[schemars(extend("enum" = Outcome::KINDS))]
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = Clock::ALL.map(Clock::name)))]
     clock: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = KilledBy::ALL.map(KilledBy::name)))]
     by: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
+    /// Limits that were touched, whether that ended the command or not.
     limits_hit: Vec<HitBody>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "LimitHit")]
 struct HitBody {
+    #[schemars(extend("enum" = LimitKind::ALL.map(LimitKind::name)))]
     limit: &'static str,
     count: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Usage")]
 struct UsageBody {
     wall_ms: f64,
     cpu_ms: f64,
@@ -76,7 +98,8 @@ struct UsageBody {
     network_requests: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Output")]
 struct OutputBody {
     stdout_bytes: u64,
     stdout_truncated: bool,
@@ -86,21 +109,28 @@ struct OutputBody {
     stderr_lossy: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Sandbox")]
 struct SandboxBody<'a> {
     id: &'a str,
+    #[schemars(extend("enum" = Level::ALL.map(Level::name)))]
     level: &'static str,
     backend: &'static str,
+    /// What the host lacks and what was put in its place.
     degraded: &'a [String],
+    /// Read back from the kernel, or the descriptor that was applied.
     enforced: EnforcedBody<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Enforced")]
 struct EnforcedBody<'a> {
     uid: u32,
     gid: u32,
     namespaces: &'a [String],
+    #[schemars(extend("enum" = ["private", "host"]))]
     root: &'static str,
+    #[schemars(extend("enum" = ["none", "host"]))]
     network: &'static str,
     capabilities: CapabilitiesBody<'a>,
     no_new_privs: bool,
@@ -109,26 +139,31 @@ struct EnforcedBody<'a> {
     cgroup: CgroupBody<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "LinuxCapabilities")]
 struct CapabilitiesBody<'a> {
     effective: &'a [String],
     bounding: &'a [String],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Seccomp")]
 struct SeccompBody<'a> {
     profile: &'a str,
     sha256: &'a str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Landlock")]
 struct LandlockBody<'a> {
     abi: u32,
+    #[schemars(extend("enum" = ["full", "partial", "none"]))]
     status: &'static str,
     added: &'a [String],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Cgroup")]
 struct CgroupBody<'a> {
     version: u8,
     controllers: &'a [String],
@@ -136,6 +171,7 @@ struct CgroupBody<'a> {
     swap_max_bytes: Option<u64>,
     oom_group: Option<bool>,
     pids_max: Option<u64>,
+    /// Microseconds of processor time in each period of so many microseconds.
     cpu_max: Option<(u64, u64)>,
 }
 
@@ -175,7 +211,7 @@ impl<'a> Envelope<'a> {
             },
             sandbox: SandboxBody::of(&e.sandbox),
             denials: None,
-            deprecation: e.tool.about().deprecated.as_ref().map(deprecation),
+            deprecation: e.tool.about().deprecated.as_ref().map(Deprecation::of),
         }
     }
 }

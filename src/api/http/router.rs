@@ -1,16 +1,16 @@
-//! Which path is whose.
+//! The service of all paths, and what handlers share.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use tokio::sync::watch;
 
 use super::bodies::Bodies;
+use super::layer;
 use super::problem::Problem;
-use super::{batch, capabilities, execute, executions, health, layer, tools};
+use super::routes::{self, Route};
 use crate::api::identity::Identity;
 use crate::tools::execute::Service;
 
@@ -24,20 +24,10 @@ pub(super) struct State {
 }
 
 pub(super) fn router(state: State) -> Router {
-    let api = Router::new()
-        .route("/tools/execute", post(execute::execute))
-        .route("/tools/batch", post(batch::batch))
-        .route("/tools", get(tools::list).post(tools::register))
-        .route("/tools/{name}", get(tools::one).delete(tools::remove))
-        .route("/capabilities", get(capabilities::capabilities))
-        .route("/executions", get(executions::list).post(executions::create))
-        .route("/executions/{id}/events", get(executions::events))
-        .route("/executions/{id}", get(executions::one).delete(executions::end));
-    Router::new()
-        .nest("/api/v1", api)
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route(layer::METRICS, get(health::metrics))
+    let add = |router: Router<State>, route: Route| router.route(route.path, route.handler);
+    routes::all()
+        .into_iter()
+        .fold(Router::new(), add)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Allow names the methods of this path")

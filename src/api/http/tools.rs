@@ -15,25 +15,22 @@ use super::layer::Caller;
 use super::problem::Problem;
 use super::{json, router};
 use crate::spec::capped;
-use crate::tools::Violation;
 use crate::tools::listing::Format;
 use crate::tools::principal::Principal;
+use crate::tools::{Violation, step};
 
 /// `format` and, for OpenAI's, `strict`.
 fn format(query: &BTreeMap<String, String>) -> Result<Format, Problem> {
     let mut faults = Vec::new();
     let shown = |value: &str| capped(value, 32);
-    let format = match query.get("format").map_or("", String::as_str) {
-        "" => Format::Plain,
-        "openai" => Format::OpenAi,
-        "anthropic" => Format::Anthropic,
-        "mcp" => Format::Mcp,
-        other => {
-            let message = format!("{:?} is not a format: openai, anthropic and mcp are", shown(other));
+    let format = query.get("format").map_or(Format::Plain, |asked| {
+        let named = Format::NAMED.into_iter().find(|(name, _)| name == asked);
+        if named.is_none() {
+            let message = format!("{:?} is not a format: openai, anthropic and mcp are", shown(asked));
             faults.push(Violation::new("/format", message));
-            Format::Plain
         }
-    };
+        named.map_or(Format::Plain, |(_, format)| format)
+    });
     let strict = match query.get("strict").map_or("false", String::as_str) {
         "false" => false,
         "true" if format == Format::OpenAi => true,
@@ -48,11 +45,7 @@ fn format(query: &BTreeMap<String, String>) -> Result<Format, Problem> {
     };
     let known = |name: &&String| name.as_str() != "format" && name.as_str() != "strict";
     faults.extend(
-        query
-            .keys()
-            .filter(known)
-            .take(16)
-            .map(|name| Violation::new(format!("/{}", shown(name)), "is not a parameter of this path")),
+        query.keys().filter(known).take(16).map(|name| Violation::new(step(name), "is not a parameter of this path")),
     );
     match faults.is_empty() {
         true if strict => Ok(Format::OpenAiStrict),

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::runtimes::Runtime;
-use crate::spec::{Level, LimitField, LimitRequest};
+use crate::spec::{Level, LimitField, LimitRequest, NO_CONTROLS};
 use crate::tools::day::Day;
 use crate::tools::definition::{About, Deprecated, Hints};
 use crate::tools::plan::{CODE_BYTES_MAX, milliseconds};
+use crate::tools::schema::derive::request;
 use crate::tools::schema::{Schema, Violation};
-use crate::tools::version::{Version, is_name};
+use crate::tools::version::{NAME, VERSION, Version, is_name};
 
 /// Of one manifest, as text.
 pub const BYTES_MAX: u64 = 2 * 1024 * 1024;
@@ -48,60 +50,147 @@ pub struct Rate {
 }
 
 /// As it is written; what is missing or of the wrong kind is told by serde with its place.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
+    #[schemars(extend("pattern" = NAME))]
     name: String,
+    #[schemars(extend("pattern" = VERSION))]
     version: String,
+    /// What models and people are told; at most 4096 bytes.
+    #[schemars(length(min = 1, max = DESCRIPTION_BYTES_MAX))]
     description: String,
+    /// It changes nothing that outlives the call.
     #[serde(default)]
     read_only: bool,
+    /// Run twice with the same parameters it leaves, and returns, the same as run once.
     #[serde(default)]
     idempotent: bool,
+    /// It reaches beyond this host.
     #[serde(default)]
     open_world: bool,
+    /// The weakest level at which it may run.
+    #[schemars(extend("enum" = ["minimal", "standard", "strict", "maximum", null]))]
     level: Option<String>,
     deprecated: Option<RawDeprecated>,
+    /// Parameters of calls that work.
     #[serde(default)]
+    #[schemars(length(max = EXAMPLES_MAX), extend("items" = json!({ "type": "object" })))]
     examples: Vec<Value>,
+    /// JSON Schema, draft 2020-12, of an object: bounded in size, without references that lead out of it, and with patterns
+    /// of a linear-time engine.
+    #[schemars(extend(
+        "type" = ["object", "null"],
+        "properties" = json!({ "type": { "const": "object" } }),
+        "required" = ["type"],
+    ))]
     parameters: Option<Value>,
     run: RawRun,
+    /// The most that a call may have, by the names of context.limits.
     #[serde(default)]
+    #[schemars(extend(
+        "propertyNames" = json!({ "enum": LimitField::ALL.map(LimitField::name) }),
+        "additionalProperties" = json!({ "type": "number", "exclusiveMinimum": 0 }),
+    ))]
     limits: BTreeMap<String, f64>,
+    /// Nothing can be reached in this version.
     #[serde(default)]
+    #[schemars(length(max = 0))]
     egress: Vec<String>,
+    /// For tools that are idempotent.
     cache: Option<RawCache>,
     rate: Option<RawRate>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawDeprecated {
+    #[schemars(extend("format" = "date"))]
     since: String,
+    /// From when on it may be gone.
+    #[schemars(extend("format" = "date"))]
     sunset: Option<String>,
+    /// One line: what to use instead, say.
+    #[schemars(length(max = DESCRIPTION_BYTES_MAX), regex(pattern = NO_CONTROLS))]
     message: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Either language and code, or command.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = json!([
+    { "required": ["language", "code"], "properties": {
+        "language": { "type": "string" }, "code": { "type": "string" }, "command": { "type": "null" } } },
+    { "required": ["command"], "properties": {
+        "language": { "type": "null" }, "code": { "type": "null" }, "command": { "type": "array" } } },
+])))]
 struct RawRun {
+    #[schemars(extend("enum" = Runtime::ALL.into_iter().map(|r| Some(r.name())).chain([None]).collect::<Vec<_>>()))]
     language: Option<String>,
+    /// Reads the parameters as one JSON document from its standard input.
+    #[schemars(length(min = 1, max = CODE_BYTES_MAX), extend("pattern" = NO_NUL))]
     code: Option<String>,
+    /// A program and its arguments.
+    #[schemars(
+        length(min = 1, max = ARGUMENTS_MAX),
+        inner(length(max = ARGUMENT_BYTES_MAX), regex(pattern = NO_NUL)),
+        extend("prefixItems" = json!([{
+            "type": "string", "minLength": 1, "maxLength": ARGUMENT_BYTES_MAX, "pattern": NO_NUL,
+        }])),
+    )]
     command: Option<Vec<String>>,
+    /// Seconds of one attempt.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = TIMEOUT_S_MAX))]
     timeout: Option<f64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawCache {
+    /// Seconds for which a result may be told again.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = TTL_S_MAX))]
     ttl: f64,
 }
 
-#[derive(Debug, Deserialize)]
+/// Calls that one principal may make.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawRate {
+    #[schemars(range(min = 1, max = RATE_CALLS_MAX))]
     calls: u32,
+    /// Seconds.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = RATE_PER_S_MAX))]
     per: f64,
+}
+
+const NO_NUL: &str = r"^[^\u0000]*$";
+
+/// What a manifest may be in JSON, but for what depends on several of its fields.
+pub fn schema() -> Value {
+    request::<Raw>()
+}
+
+/// One that works.
+pub fn example() -> Value {
+    json!({
+        "name": "greet",
+        "version": "1.0.0",
+        "description": "Greets somebody.",
+        "idempotent": true,
+        "level": "strict",
+        "parameters": {
+            "type": "object",
+            "properties": { "who": { "type": "string", "minLength": 1, "maxLength": 100 } },
+            "required": ["who"],
+        },
+        "examples": [{ "who": "world" }],
+        "run": {
+            "language": "python",
+            "code": "import json, sys\njson.dump('hello, ' + json.load(sys.stdin)['who'], sys.stdout)",
+            "timeout": 10,
+        },
+        "cache": { "ttl": 60 },
+    })
 }
 
 /// Collects everything that is wrong, each with its place.
@@ -157,7 +246,7 @@ impl Raw {
             faults.expect(long, "/rate/per", format!("must be above 0 and at most {RATE_PER_S_MAX} seconds"));
             (fits && long).then(|| Rate { calls, per: Duration::from_secs_f64(per) })
         });
-        let schema = schema(self.parameters, &self.examples, &mut faults);
+        let schema = parameters(self.parameters, &self.examples, &mut faults);
         match (faults.0.is_empty(), version, runtime, code, schema) {
             (true, Some(version), Some(runtime), Some(code), Some(schema)) => Ok(Manifest {
                 about: About {
@@ -240,8 +329,8 @@ fn limits(given: &BTreeMap<String, f64>, faults: &mut Faults) -> LimitRequest {
 }
 
 /// Parameters that are not described are none. A description that says nothing of further names means that there are none.
-fn schema(given: Option<Value>, examples: &[Value], faults: &mut Faults) -> Option<Schema> {
-    let mut value = given.unwrap_or_else(|| serde_json::json!({ "type": "object" }));
+fn parameters(given: Option<Value>, examples: &[Value], faults: &mut Faults) -> Option<Schema> {
+    let mut value = given.unwrap_or_else(|| json!({ "type": "object" }));
     if let Value::Object(top) = &mut value {
         let open = ["additionalProperties", "unevaluatedProperties", "patternProperties"];
         if !open.iter().any(|keyword| top.contains_key(*keyword)) {

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 pub use catalogue::{Catalogue, ChangeError, Directories};
 pub use file::{Misfit, from_json, read};
-pub use manifest::Manifest;
+pub use manifest::{Manifest, example, schema};
 pub use watch::Watch;
 
 use super::definition::{About, AnyTool, Shaped};

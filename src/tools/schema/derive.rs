@@ -1,6 +1,6 @@
 //! Schemas of our own types.
 
-use schemars::generate::SchemaSettings;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
@@ -15,8 +15,26 @@ pub fn result<T: JsonSchema>() -> Value {
     generated::<T>(SchemaSettings::draft2020_12().for_serialize())
 }
 
+/// What serde reads as `T` where a null, too, says that an optional field is not given: serde's own view.
+pub fn request<T: JsonSchema>() -> Value {
+    rendered::<T>(SchemaSettings::draft2020_12().for_deserialize(), true)
+}
+
+/// For a document that keeps the types that replies are written from below `definitions`, each once.
+pub fn replies(definitions: &'static str) -> SchemaGenerator {
+    let settings = SchemaSettings::draft2020_12().for_serialize().with(|s| {
+        s.definitions_path = definitions.into();
+        s.meta_schema = None;
+    });
+    settings.with_transform(Plain { nullable: true }).into_generator()
+}
+
 fn generated<T: JsonSchema>(settings: SchemaSettings) -> Value {
     let nullable = settings.contract.is_serialize();
+    rendered::<T>(settings, nullable)
+}
+
+fn rendered<T: JsonSchema>(settings: SchemaSettings, nullable: bool) -> Value {
     let settings = settings.with(|s| s.inline_subschemas = true).with_transform(Plain { nullable });
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     if let Value::Object(top) = &mut schema {

@@ -72,7 +72,7 @@ pub(super) fn doctor(socket: &Path, args: &DoctorArgs, as_json: bool) -> Result<
         version: host["version"].as_str().unwrap_or_default(),
         config: config.map_err(|e| format!("{}: {e}", shown.display())),
     };
-    let installed = deployment.findings().iter().map(findings::finding).collect();
+    let installed = deployment.findings().iter().map(|f| serde_json::json!(findings::finding(f))).collect();
     let report = Report::new(source, host, installed);
     out(&if as_json { format!("{:#}\n", report.json()) } else { report.text() })?;
     Ok(report.exit_code())

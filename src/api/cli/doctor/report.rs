@@ -143,7 +143,7 @@ mod tests {
     use crate::spec::{Attempt, ControllerState, HostChecks, LandlockAbi, MemfdChecks};
 
     fn report(checks: &HostChecks, allow: bool, refused: Option<&str>) -> Report {
-        let checks: Vec<Value> = doctor::findings(checks, allow).iter().map(findings::finding).collect();
+        let checks: Vec<Value> = doctor::findings(checks, allow).iter().map(|f| json!(findings::finding(f))).collect();
         let levels = json!([{ "level": "minimal", "refused": refused }]);
         Report::new(Source::Probe, json!({ "version": "1", "levels": levels, "checks": checks }), Vec::new())
     }
