@@ -199,7 +199,9 @@ fn whoever_comes_back_in_time_loses_and_repeats_nothing() {
     assert_eq!(events.last().unwrap().data["outcome"]["kind"], "exited");
     // Again from the beginning, and from the very end, after it has ended.
     assert_eq!(text(&Follow::resume(&daemon, "follow-me", 0).rest(), "stdout"), expected);
-    assert!(Follow::resume(&daemon, "follow-me", events.last().unwrap().id).rest().is_empty());
+    let last = events.last().unwrap().id;
+    let head = |after: u64| Follow::resume(&daemon, "follow-me", after).head;
+    assert!(head(last).contains("204 No Content") && head(last + 1).contains("400"), "{}", head(last));
     // The same call again is the same execution.
     assert_eq!(text(&Follow::execute(&daemon, &body).rest(), "stdout"), expected);
     body["parameters"]["command"] = json!("true");
@@ -377,4 +379,92 @@ fn a_batch_is_answered_in_order_with_each_calls_own_reply() {
     until("both run", || running() == 2);
     drop(stream);
     until("both have ended", || daemon.request("GET", "/api/v1/executions", None).body["total"] == 0);
+}
+
+/// What one caller was promised holds whoever else meets the same run.
+#[test]
+fn promises_of_one_run_to_several_callers_are_all_kept() {
+    let daemon = Daemon::start("", &[]);
+    let call = |id: &str, command: &str| {
+        let mut body = bash(command);
+        body["context"] = json!({ "execution_id": id });
+        body
+    };
+    let state = |id: &str| daemon.request("GET", &format!("/api/v1/executions/{id}"), None).body;
+    // Streamed first, then asked for without a caller: it goes on without its stream.
+    let both = call("both", "sleep 12; echo done");
+    let mut follow = Follow::execute(&daemon, &both);
+    assert_eq!(follow.next().unwrap().kind, "started");
+    assert_eq!(daemon.request("POST", "/api/v1/executions", Some(&both)).status, 202);
+    drop(follow);
+    // Left, back, and left again: ten seconds from the last time.
+    let again = call("again", "sleep 60");
+    let mut follow = Follow::execute(&daemon, &again);
+    let first = follow.next().unwrap().id;
+    drop(follow);
+    std::thread::sleep(Duration::from_secs(7));
+    drop(Follow::resume(&daemon, "again", first));
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(state("again")["state"], "running");
+    until("both has ended", || state("both")["state"] == "ended");
+    assert_eq!(state("both")["result"]["result"]["stdout"], "done\n");
+    until("again has ended", || state("again")["state"] == "ended");
+    // One that was cut off runs anew, and nobody is told of the old one.
+    let mut body = again.clone();
+    // Another body under the id of one that was not stored is no conflict.
+    body["parameters"]["command"] = json!("echo anew");
+    let events = Follow::execute(&daemon, &body).rest();
+    assert_eq!(events.last().unwrap().data["result"]["stdout"], "anew\n");
+    assert_eq!(state("again")["result"]["result"]["stdout"], "anew\n");
+}
+
+#[test]
+fn a_key_finds_the_run_again_and_is_for_one_call() {
+    let daemon = Daemon::start("", &[]);
+    let post = |path: &str, headers: &str, body: &Value| {
+        let head = format!("Idempotency-Key: key-1\r\n{headers}");
+        Follow::open(&daemon, "POST", path, &head, &body.to_string()).head
+    };
+    let body = bash("sleep 1; echo x");
+    let first = post("/api/v1/executions", "", &body);
+    let began = Instant::now();
+    let second = post("/api/v1/executions", "", &body);
+    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+    for head in [first, second] {
+        assert!(head.contains("202 Accepted") && head.contains("location: /api/v1/executions/key-1"), "{head}");
+    }
+    let events = Follow::resume(&daemon, "key-1", 0).rest();
+    assert_eq!(text(&events, "stdout"), "x\n");
+    let head = post("/api/v1/tools/batch", "", &json!([body]));
+    assert!(head.contains("400"), "{head}");
+}
+
+/// What one caller keeps takes nothing from others, and is there when it ends, however large.
+#[test]
+fn a_huge_result_pushes_out_nobody_elses_and_readers_share_it() {
+    let daemon = Daemon::start("", &[]);
+    let front = daemon.child_named("sandkeepd");
+    let mut small = bash("echo small");
+    small["context"] = json!({ "execution_id": "small" });
+    assert_eq!(daemon.request("POST", "/api/v1/executions", Some(&small)).status, 202);
+    let mut huge = bash("head -c 16777216 /dev/zero");
+    huge["context"] = json!({ "execution_id": "huge", "limits": { "max_output_bytes": 16_777_216 } });
+    assert_eq!(daemon.request("POST", "/api/v1/executions", Some(&huge)).status, 202);
+    let state = |id: &str| daemon.request("GET", &format!("/api/v1/executions/{id}"), None).body;
+    let listed = || daemon.request("GET", "/api/v1/executions?state=ended", None).body["total"].clone();
+    until("both have ended", || listed() == 2 || listed() == 1 && state("small")["state"].is_null());
+    assert_eq!(state("huge")["result"]["output"]["stdout_bytes"], 16_777_216);
+    let before = rss_kib(front);
+    // Readers that do not read.
+    let mut stalled = Vec::new();
+    for n in 0..20 {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        let path = if n % 2 == 0 { "huge/events" } else { "huge" };
+        write!(stream, "GET /api/v1/executions/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stalled.push(stream);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let more = rss_kib(front).saturating_sub(before);
+    assert!(more < 40 << 10, "{more} KiB for twenty who do not read");
+    assert_eq!(daemon.bash("echo alive", 5.0)["result"]["stdout"], "alive\n");
 }

@@ -24,7 +24,7 @@ impl Call {
 }
 
 /// What a schema spends on a value beside its text, in bytes of text.
-const VALUE_BYTES: usize = 32;
+pub(super) const VALUE_BYTES: usize = 32;
 
 fn weight(value: &Value) -> usize {
     VALUE_BYTES

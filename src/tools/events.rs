@@ -4,14 +4,14 @@
 //! The log holds what a plain reply would hold (the first bytes of each stream, up to the limit of output), once, however many
 //! read it and however slowly.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::call::CallError;
-use super::finish::Reply;
+use super::finish::{Execution, Reply};
 use crate::spec::SandboxId;
 
 /// A command that writes byte by byte is told of in pieces: whoever follows looks again after this long.
@@ -20,8 +20,9 @@ const GATHERED_FOR: Duration = Duration::from_millis(5);
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Whoever follows hears something at least this often.
 const PING: Duration = Duration::from_secs(15);
-/// Events handed out at once.
+/// Events handed out at once, and their bytes: what a reader holds that does not read on.
 const TAKEN_MAX: usize = 64;
+const TAKEN_BYTES_MAX: usize = CHUNK_BYTES_MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -53,6 +54,8 @@ pub struct Event {
 pub struct Log {
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// The reply as its transport writes it: once, for all who ask.
+    rendered: OnceLock<Arc<[u8]>>,
 }
 
 #[derive(Default)]
@@ -100,7 +103,7 @@ impl State {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { state: Mutex::default(), changed: watch::Sender::new(()) }
+        Self { state: Mutex::default(), changed: watch::Sender::new(()), rendered: OnceLock::new() }
     }
 }
 
@@ -167,6 +170,22 @@ impl Log {
         }
     }
 
+    /// The number of its last event so far, and whether it is the last of all.
+    pub fn last(&self) -> (u64, bool) {
+        let state = self.lock();
+        (state.last, matches!(state.events.last(), Some(Event { what: What::End(_), .. })))
+    }
+
+    /// The reply of one that has ended with one, as `render` writes it; `None` where there is none.
+    pub async fn rendered(&self, render: fn(&Execution) -> Vec<u8>) -> Option<Arc<[u8]>> {
+        if let Some(rendered) = self.rendered.get() {
+            return Some(Arc::clone(rendered));
+        }
+        let Ok(reply) = self.result()?.as_ref().as_ref().map(Arc::clone) else { return None };
+        let rendered: Arc<[u8]> = super::aside::aside(reply.held_bytes(), move || render(&reply).into()).await?;
+        Some(Arc::clone(self.rendered.get_or_init(|| rendered)))
+    }
+
     /// About what it holds in memory.
     pub(super) fn held_bytes(&self) -> usize {
         let state = self.lock();
@@ -174,14 +193,22 @@ impl Log {
             Some(Event { what: What::End(result), .. }) => result.as_ref().as_ref().map_or(0, |r| r.held_bytes()),
             _ => 0,
         };
-        state.bytes + end + state.events.len() * size_of::<Event>()
+        // The reply is there as a value and, once somebody asks, as text.
+        state.bytes + 2 * end + state.events.len() * size_of::<Event>()
     }
 
     /// The next events behind `after`, and whether the last one is among them.
     fn take(&self, after: u64) -> (Vec<Event>, bool) {
         let mut state = self.lock();
         let from = state.events.partition_point(|event| event.id <= after);
-        let taken: Vec<Event> = state.events[from..].iter().take(TAKEN_MAX).cloned().collect();
+        let mut room = TAKEN_BYTES_MAX;
+        let fits = |event: &&Event| {
+            let bytes = if let What::Output { bytes, .. } = &event.what { bytes.len() } else { 0 };
+            let first = room == TAKEN_BYTES_MAX;
+            room = room.saturating_sub(bytes.max(1));
+            first || room > 0
+        };
+        let taken: Vec<Event> = state.events[from..].iter().take(TAKEN_MAX).take_while(fits).cloned().collect();
         if let Some(last) = taken.last() {
             state.handed = state.handed.max(last.id);
         }
@@ -212,6 +239,10 @@ impl Reader {
     pub fn new(log: Arc<Log>, after: u64) -> Self {
         let changed = log.changed.subscribe();
         Self { log, changed, after, ended: false, ping: PING }
+    }
+
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
     }
 
     /// The next events, at least one; empty after the last.

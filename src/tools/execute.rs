@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::admission::Admission;
 use super::aside::{aside, off_thread};
 use super::cache::Cache;
-use super::call::{Call, CallError, Context, Once};
+use super::call::{Call, CallError, Context, Once, VALUE_BYTES};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
 use super::finish::{Execution, Finished, Reply, ToolError};
 use super::kept::Kept;
@@ -198,16 +198,23 @@ impl Service {
         following: Following,
     ) -> Result<Begun, CallError> {
         let arrived = Instant::now();
-        // A schema's patterns and lengths go over every character.
-        let (plan, context, tool) = aside(call.text_bytes(), {
+        // A schema's patterns and lengths go over every character, and somebody else's may hold each value against many parts.
+        let text = call.text_bytes();
+        let work = self.registry.get(&call.tool).map_or(0, |tool| tool.schema().work(text / VALUE_BYTES + 1));
+        let (plan, context, tool) = aside(text.saturating_add(work as usize), {
             let (service, principal) = (Arc::clone(self), principal.clone());
             move || plan::plan(call, &principal, &service.registry, &service.config(), &service.cache)
         })
         .await
         .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;
+        // Whoever lost the reply to a request with a key finds the run under it.
+        let mut context = context;
+        if following != Following::Plain && context.execution_id.is_none() {
+            context.execution_id = once.as_ref().and_then(|once| once.key.parse().ok());
+        }
         let own = |id: &ExecutionId| {
-            let is_own = |entry: &Arc<Entry>| entry.owner == principal.name && entry.log.is_some();
-            self.live.get(principal, id).or_else(|| self.kept.get(principal, id)).filter(is_own)
+            let found = self.live.own(&principal.name, id).or_else(|| self.kept.own(&principal.name, id));
+            found.filter(|entry| entry.log.is_some())
         };
         let reserved = match once {
             None => None,
@@ -218,12 +225,21 @@ impl Service {
                     && !matches!(entered, Enter::New(_))
                     && let Some(entry) = context.execution_id.as_ref().and_then(own)
                 {
+                    if following == Following::Detached {
+                        entry.detach();
+                    }
                     return Ok(Begun::Known(entry));
                 }
                 match entered {
                     Enter::Stored(reply) => return Ok(Begun::Stored(reply)),
                     Enter::Running(first) => first.wait().await,
-                    Enter::New(reserved) => break Some(reserved),
+                    Enter::New(reserved) => {
+                        // One that was cut off, and was not stored: the same call runs again.
+                        if let Some(id) = &context.execution_id {
+                            self.kept.remove(&principal.name, id);
+                        }
+                        break Some(reserved);
+                    }
                 }
             },
         };
@@ -237,7 +253,18 @@ impl Service {
                 reserved.keep(Arc::clone(&reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
             }
             self.metrics.cached(&reply.tool.about().name);
-            return Ok(Begun::Stored(reply));
+            if following == Following::Plain {
+                return Ok(Begun::Stored(reply));
+            }
+            let about = reply.tool.about();
+            let entry =
+                Entry::new(reply.id.clone(), principal, &about.name, plan.level, reply.agent_id.clone(), following);
+            if let Some(log) = &entry.log {
+                log.end(Ok(Arc::clone(&reply)));
+            }
+            let entry = Arc::new(entry);
+            self.kept.insert(Arc::clone(&entry));
+            return Ok(Begun::Known(entry));
         }
         tool.admit(&principal.name).map_err(|retry_after| CallError::RateLimited {
             what: format!("as many calls of {} as this principal may make", tool.about().name),
@@ -384,14 +411,16 @@ impl Service {
     }
 
     pub fn get(&self, principal: &Principal, id: &ExecutionId) -> Option<Arc<Entry>> {
-        self.live.get(principal, id).or_else(|| self.kept.get(principal, id))
+        // An admin's own are never shadowed by somebody else's.
+        let own = self.live.own(&principal.name, id).or_else(|| self.kept.own(&principal.name, id));
+        own.or_else(|| self.live.get(principal, id)).or_else(|| self.kept.get(principal, id))
     }
 
     /// Ends an execution that `principal` may see, or forgets one that has ended; `None` where there is none.
     pub fn end(&self, principal: &Principal, id: &ExecutionId) -> Option<Arc<Entry>> {
         let entry = self.get(principal, id)?;
         if entry.state() == "ended" {
-            self.kept.remove(&entry);
+            self.kept.remove(&entry.owner, &entry.id);
         } else {
             entry.end(WhyWire::Caller);
         }

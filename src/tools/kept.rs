@@ -10,7 +10,7 @@ use crate::spec::ExecutionId;
 
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 const KEPT_MAX: usize = 10_000;
-/// What all of them hold together; the oldest go first.
+/// What all of them hold together.
 const KEPT_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Of one beside its events.
 const OVERHEAD_BYTES: usize = 1024;
@@ -42,18 +42,41 @@ impl State {
         found.is_some()
     }
 
+    /// Forgets what is too old or too many, and, where all hold too much, the oldest of whoever holds more than their share.
     fn evict(&mut self, now: Instant) {
         while let Some((at, number, key)) = self.order.front() {
             let is_it = self.entries.get(key).is_some_and(|one| one.entry.number == *number);
-            let over = self.entries.len() > KEPT_MAX || self.bytes > KEPT_BYTES_MAX;
-            if is_it && now.duration_since(*at) <= KEPT_FOR && !over {
-                return;
+            if is_it && now.duration_since(*at) <= KEPT_FOR && self.entries.len() <= KEPT_MAX {
+                break;
             }
             let key = key.clone();
             self.order.pop_front();
             if is_it {
                 self.remove(&key);
             }
+        }
+        while self.bytes > KEPT_BYTES_MAX {
+            let mut held: HashMap<&str, (usize, usize)> = HashMap::new();
+            for (key, one) in &self.entries {
+                let of = held.entry(&key.0).or_default();
+                *of = (of.0 + one.bytes, of.1 + 1);
+            }
+            let share = KEPT_BYTES_MAX / held.len().max(1);
+            // The newest of each stays in any case: its caller was just told where it is.
+            let over = held.iter().filter(|(_, (bytes, count))| *bytes > share && *count > 1);
+            let Some(owner) = over.max_by_key(|(_, (bytes, _))| *bytes).map(|(owner, _)| (*owner).to_owned()) else {
+                break;
+            };
+            let is_current = |(_, number, key): &&(Instant, u64, Key)| {
+                key.0 == owner && self.entries.get(key).is_some_and(|one| one.entry.number == *number)
+            };
+            let Some(oldest) = self.order.iter().find(is_current).map(|(_, _, key)| key.clone()) else { break };
+            self.remove(&oldest);
+        }
+        // Places of those that were removed from the middle.
+        if self.order.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.order.retain(|(_, number, key)| entries.get(key).is_some_and(|one| one.entry.number == *number));
         }
     }
 }
@@ -97,8 +120,12 @@ impl Kept {
         self.lock().entries.values().filter(|one| sees(&one.entry)).map(|one| Arc::clone(&one.entry)).collect()
     }
 
-    pub(super) fn remove(&self, entry: &Entry) {
-        self.lock().remove(&key(entry));
+    pub(super) fn own(&self, owner: &str, id: &ExecutionId) -> Option<Arc<Entry>> {
+        self.lock().entries.get(&(owner.to_owned(), id.clone())).map(|one| Arc::clone(&one.entry))
+    }
+
+    pub(super) fn remove(&self, owner: &str, id: &ExecutionId) {
+        self.lock().remove(&(owner.to_owned(), id.clone()));
     }
 }
 
@@ -127,7 +154,7 @@ mod tests {
         assert!(kept.get(&other, &all[10].id).is_none());
         assert!(kept.get(&Principal::new("c", Role::Admin), &all[10].id).is_some());
         assert_eq!((kept.list(&own).len(), kept.list(&other).len()), (KEPT_MAX, 0));
-        all.iter().for_each(|entry| kept.remove(entry));
+        all.iter().for_each(|entry| kept.remove(&entry.owner, &entry.id));
         let state = kept.lock();
         assert_eq!((state.entries.len(), state.bytes), (0, 0));
     }

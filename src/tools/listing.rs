@@ -46,7 +46,7 @@ impl Format {
             Format::OpenAi => serde_json::to_value(openai(tool, schema.clone(), false)),
             Format::OpenAiStrict => serde_json::to_value(match strict(schema) {
                 Some(schema) => openai(tool, schema, true),
-                None => openai(tool, schema.clone(), false),
+                None => openai(tool, plain_object(schema), false),
             }),
             Format::Anthropic => serde_json::to_value(Anthropic {
                 name: &tool.about().name,
@@ -243,6 +243,16 @@ pub fn schema_of_all(generator: &mut SchemaGenerator) -> Value {
     })
 }
 
+/// `schema` without what providers refuse at the top, with every tool of the list: every call is checked against the whole.
+fn plain_object(schema: &Value) -> Value {
+    const REFUSED: [&str; 8] = ["allOf", "anyOf", "else", "enum", "if", "not", "oneOf", "then"];
+    let mut schema = schema.clone();
+    if let Value::Object(top) = &mut schema {
+        top.retain(|keyword, _| !REFUSED.contains(&keyword.as_str()));
+    }
+    schema
+}
+
 /// What a strict schema may say beside types: "Supported schemas" of OpenAI's guide to structured outputs.
 const STRICT_KEYWORDS: [&str; 15] = [
     "const",
@@ -280,10 +290,12 @@ pub fn strict(schema: &Value) -> Option<Value> {
     }
     // Any value at all, a choice between schemas, a reference: nothing of that has a type of its own.
     let kind = schema.get("type")?;
-    if kind == "array" && !out.contains_key("items") {
+    let may_be =
+        |name: &str| kind == name || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == name));
+    if may_be("array") && !out.contains_key("items") {
         return None;
     }
-    if kind != "object" {
+    if !may_be("object") {
         return Some(out.into());
     }
     if schema.get("additionalProperties") != Some(&Value::Bool(false)) && !schema.contains_key("properties") {
@@ -320,6 +332,9 @@ fn or_null(mut schema: Value) -> Value {
             kinds.push("null".into());
         }
         *kind = kinds.into();
+    }
+    if let Some(only) = fields.remove("const") {
+        fields.insert("enum".into(), json!([only]));
     }
     if let Some(Value::Array(values)) = fields.get_mut("enum")
         && !values.contains(&Value::Null)

@@ -1,7 +1,7 @@
 //! The table of executions that wait or run.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -34,8 +34,11 @@ pub struct Entry {
     pub number: u64,
     /// What happens in it, where somebody follows or may come to follow.
     pub log: Option<Arc<Log>>,
-    following: Following,
+    /// Whether it ends by itself.
+    detached: AtomicBool,
     followers: AtomicUsize,
+    /// How often somebody came to follow.
+    arrivals: AtomicU64,
     sandbox: Mutex<Option<SandboxId>>,
     /// Set once, when a command runs for the first time.
     running: OnceLock<()>,
@@ -54,8 +57,9 @@ impl Entry {
         Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             log: (following != Following::Plain).then(Arc::default),
-            following,
+            detached: AtomicBool::new(following != Following::Streaming),
             followers: AtomicUsize::new(0),
+            arrivals: AtomicU64::new(0),
             id,
             owner: owner.name.clone(),
             tool: tool.to_owned(),
@@ -100,6 +104,11 @@ impl Entry {
         Self::STATES[at]
     }
 
+    /// It goes on when nobody follows any more: somebody was promised that.
+    pub(super) fn detach(&self) {
+        self.detached.store(true, Ordering::Relaxed);
+    }
+
     /// Ends the call; the first reason given stands.
     pub(super) fn end(&self, why: WhyWire) {
         self.cancel.send_if_modified(|reason| {
@@ -132,6 +141,7 @@ pub struct Follower(Arc<Entry>);
 impl Follower {
     pub fn of(entry: Arc<Entry>) -> Self {
         entry.followers.fetch_add(1, Ordering::Relaxed);
+        entry.arrivals.fetch_add(1, Ordering::Relaxed);
         Self(entry)
     }
 }
@@ -140,14 +150,17 @@ impl Drop for Follower {
     fn drop(&mut self) {
         let entry = Arc::clone(&self.0);
         let left = entry.followers.fetch_sub(1, Ordering::Relaxed) - 1;
-        if left > 0 || entry.following != Following::Streaming || entry.state() == "ended" {
+        if left > 0 || entry.detached.load(Ordering::Relaxed) || entry.state() == "ended" {
             return;
         }
         // Outside a runtime everything is about to end anyway.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let arrivals = entry.arrivals.load(Ordering::Relaxed);
             runtime.spawn(async move {
                 tokio::time::sleep(COMES_BACK).await;
-                if entry.followers.load(Ordering::Relaxed) == 0 {
+                // Whoever came and left meanwhile has a time of their own.
+                let left_for_good = entry.arrivals.load(Ordering::Relaxed) == arrivals;
+                if left_for_good && !entry.detached.load(Ordering::Relaxed) {
                     entry.end(WhyWire::Disconnect);
                 }
             });
@@ -205,6 +218,10 @@ impl Live {
         let mut found: Vec<_> = self.lock().values().filter(sees).cloned().collect();
         found.sort_unstable_by_key(|entry| entry.number);
         found
+    }
+
+    pub(super) fn own(&self, owner: &str, id: &ExecutionId) -> Option<Arc<Entry>> {
+        self.lock().get(&(owner.to_owned(), id.clone())).cloned()
     }
 
     /// Own ones first: an admin's own id is never shadowed by somebody else's.

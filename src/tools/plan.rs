@@ -72,6 +72,12 @@ pub(super) fn plan(
         };
         CallError::Request(beyond.into_iter().map(of_the_tool).collect())
     })?;
+    if let Err(refused) = resolve_limits(level, &request, &config.ceilings) {
+        // What the tool has and this level or this host has not is the tool's author's business, not the caller's.
+        for r in refused.iter().filter(|r| context.limits.get(r.field).is_none()) {
+            request.set(r.field, r.asked.clamp(r.least, r.most.max(r.least)) as f64 / r.field.unit());
+        }
+    }
     resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
     let wall_most = table(level).wall_ms.most.min(config.ceilings.wall_ms);
     if let Some(asked) = job.timeout_ms.filter(|ms| *ms > wall_most) {

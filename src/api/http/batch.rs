@@ -29,6 +29,10 @@ pub(super) async fn batch(
     request: Request,
 ) -> Result<Response, Problem> {
     bodies::json_only(request.headers())?;
+    if request.headers().contains_key("idempotency-key") {
+        let message = "Idempotency-Key is for one call: give each its context.execution_id";
+        return Err(Problem::malformed_request(vec![Violation::new("", message)]));
+    }
     let held = state.bodies.hold(&principal.name);
     let (body, held) = bodies::read(request.into_body(), state.service.config().http, held).await?;
     let calls = calls(json::parse(&body).map_err(Problem::malformed_json)?)?;

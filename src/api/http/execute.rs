@@ -5,11 +5,12 @@ use std::time::UNIX_EPOCH;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::Value;
 
 use super::layer::{Caller, Id};
+use super::peers::Connection;
 use super::problem::Problem;
 use super::{bodies, envelope, executions, json, layer, reply, router, sse};
 use crate::spec::ExecutionId;
@@ -26,6 +27,7 @@ pub(super) async fn execute(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
     Extension(Id(request_id)): Extension<Id>,
+    Extension(connection): Extension<Connection>,
     request: Request,
 ) -> Result<Response, Problem> {
     let streams = layer::wants_events(request.headers());
@@ -33,13 +35,15 @@ pub(super) async fn execute(
     let (call, once) = call(&state, &principal, request).await?;
     if streams {
         return Ok(match state.service.follow(&principal, call, once, false).await? {
-            Followed::Stored(reply) => sse::stored(&reply, &request_id),
-            Followed::Running(entry) => executions::events_of(&entry, 0, request_id)?,
+            Followed::Stored(reply) => sse::stored(&reply),
+            Followed::Running(entry) => executions::events_of(&entry, 0, request_id, &connection)?,
         });
     }
     if detached {
         let mut response = executions::accepted(&state, &principal, call, once).await?;
-        response.headers_mut().insert("preference-applied", HeaderValue::from_static(NO_ANSWER));
+        if response.status() == StatusCode::ACCEPTED {
+            response.headers_mut().insert("preference-applied", HeaderValue::from_static(NO_ANSWER));
+        }
         return Ok(response);
     }
     let execution = state.service.execute(&principal, call, once).await?;

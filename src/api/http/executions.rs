@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -14,10 +15,11 @@ use serde_json::value::RawValue;
 
 use super::execute::{self, json_response};
 use super::layer::{Caller, Id};
+use super::peers::Connection;
 use super::problem::{Body9457, Problem};
 use super::{reply, router, sse};
 use crate::api::http::executions::time::rfc3339;
-use crate::spec::{ExecutionId, Level, RequestId, capped};
+use crate::spec::{ExecutionId, Level, RequestId};
 use crate::tools::call::{Call, Once};
 use crate::tools::events::Reader;
 use crate::tools::execute::Followed;
@@ -200,26 +202,47 @@ pub(super) async fn events(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
     Extension(Id(request_id)): Extension<Id>,
+    Extension(connection): Extension<Connection>,
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entry = state.service.get(&principal, &parse(id)?).ok_or_else(Problem::unknown_execution)?;
-    let after = match headers.get("last-event-id") {
+    let fault = |message| Problem::malformed_request(vec![Violation::new("", message)]);
+    let after: u64 = match headers.get("last-event-id") {
         None => 0,
-        Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-            Problem::malformed_request(vec![Violation::new("", "Last-Event-ID is not the id of an event")])
-        })?,
+        Some(value) => {
+            let text = value.to_str().unwrap_or_default();
+            let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+            number.ok_or_else(|| fault("Last-Event-ID is not the id of an event"))?
+        }
     };
-    events_of(&entry, after, request_id)
+    if let Some((last, ended)) = entry.log.as_ref().map(|log| log.last()) {
+        if after > last {
+            return Err(fault("Last-Event-ID is beyond the last event"));
+        }
+        // Nothing comes any more: browsers come back to everything else.
+        if ended && after == last {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+    }
+    events_of(&entry, after, request_id, &connection)
 }
 
 /// The events of `entry` behind the one with the number `after`.
-pub(super) fn events_of(entry: &Arc<Entry>, after: u64, request_id: RequestId) -> Result<Response, Problem> {
+pub(super) fn events_of(
+    entry: &Arc<Entry>,
+    after: u64,
+    request_id: RequestId,
+    connection: &Connection,
+) -> Result<Response, Problem> {
     let Some(log) = &entry.log else {
         let detail = "this execution answers its caller alone: it was asked for without events";
         return Err(Problem::new(StatusCode::CONFLICT, "conflict", detail));
     };
-    Ok(sse::follow(Reader::new(Arc::clone(log), after), Follower::of(Arc::clone(entry)), request_id))
+    let (reader, follower) = (Reader::new(Arc::clone(log), after), Follower::of(Arc::clone(entry)));
+    Ok(sse::follow(reader, follower, request_id, connection.0.stream()))
 }
 
 /// A path that is not UTF-8 names nothing, either.
@@ -236,19 +259,35 @@ pub(super) async fn one(
 ) -> Result<Response, Problem> {
     let entry = state.service.get(&principal, &parse(id)?).ok_or_else(Problem::unknown_execution)?;
     let mut body = ExecutionBody::of(&entry);
-    if let Some(end) = entry.log.as_ref().and_then(|log| log.result()) {
-        let raw = |bytes: Vec<u8>| String::from_utf8(bytes).ok().and_then(|text| RawValue::from_string(text).ok());
-        match &*end {
-            Ok(execution) => body.result = raw(reply::body(execution)),
-            Err(error) => body.error = raw(Problem::from(error).encode(&request_id)),
+    if let Some(log) = &entry.log {
+        if let Some(reply) = log.rendered(sse::body).await {
+            return Ok(with_result(&body, Bytes::from_owner(reply)));
         }
-    } else if principal.is_admin()
+        if let Some(Err(error)) = log.result().as_deref() {
+            let problem = String::from_utf8(Problem::from(error).encode(&request_id)).ok();
+            body.error = problem.and_then(|text| RawValue::from_string(text).ok());
+        }
+    }
+    if principal.is_admin()
+        && body.error.is_none()
         && let Some(stat) = state.service.stat(&entry).await?
     {
         body.host_pid = Some(stat.command_pid.unwrap_or(stat.host_pid));
         body.cgroup_path = stat.cgroup_path;
     }
     Ok(encode(&body))
+}
+
+/// `body` with the reply that all who ask share.
+fn with_result(body: &ExecutionBody<'_>, reply: Bytes) -> Response {
+    let mut first = serde_json::to_vec(body).unwrap_or_default();
+    // Its closing brace comes last.
+    first.pop();
+    first.extend_from_slice(b",\"result\":");
+    let pieces = [first.into(), reply, Bytes::from_static(b"}")];
+    let mut response = Response::new(Body::new(sse::Pieces(pieces.into())));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// Asks for the end and does not wait for it: the call's own reply tells how it ended. One that has ended is forgotten.

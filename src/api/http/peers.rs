@@ -19,6 +19,8 @@ use crate::telemetry::admission::{ConnectionMetrics, Crowded};
 const ROOT_MAX: usize = 8;
 /// For so long after it was made a reply may still be on its way, and its connection is no idle one.
 const SENDING_MAX: Duration = Duration::from_secs(1);
+/// Whoever follows hears something every 15 s; one who takes nothing for so long is not reading.
+const STREAMING_MAX: Duration = Duration::from_secs(30);
 
 /// Who counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,6 +148,8 @@ pub(super) struct Activity {
 
 struct State {
     running: usize,
+    /// Replies on it that are read while they are made.
+    streams: usize,
     ever: bool,
     since: Instant,
 }
@@ -153,9 +157,31 @@ struct State {
 /// A request that is being served.
 pub(super) struct Busy(Arc<Activity>);
 
+/// A reply that is read while it is made: its connection is not idle as long as somebody reads.
+pub(super) struct Streaming(Arc<Activity>);
+
+/// The activity of a request's connection, for handlers.
+#[derive(Clone)]
+pub(super) struct Connection(pub Arc<Activity>);
+
+impl Streaming {
+    /// Something was taken.
+    pub(super) fn read(&self) {
+        self.0.lock().since = Instant::now();
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.streams -= 1;
+        state.since = Instant::now();
+    }
+}
+
 impl Activity {
     fn new() -> Self {
-        let state = Mutex::new(State { running: 0, ever: false, since: Instant::now() });
+        let state = Mutex::new(State { running: 0, streams: 0, ever: false, since: Instant::now() });
         Self { state, evicted: Notify::new() }
     }
 
@@ -170,10 +196,16 @@ impl Activity {
         Busy(Arc::clone(self))
     }
 
+    pub(super) fn stream(self: &Arc<Self>) -> Streaming {
+        self.lock().streams += 1;
+        Streaming(Arc::clone(self))
+    }
+
     /// `None` while a request is served or its reply sent.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let state = self.lock();
-        let sending = state.ever && state.since.elapsed() < SENDING_MAX;
+        let max = if state.streams > 0 { STREAMING_MAX } else { SENDING_MAX };
+        let sending = state.ever && state.since.elapsed() < max;
         (state.running == 0 && !sending).then_some(state.since)
     }
 
@@ -197,6 +229,23 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_on_which_somebody_reads_a_stream_is_not_idle() {
+        let activity = Arc::new(Activity::new());
+        let max = Duration::from_millis(100);
+        drop(activity.begin());
+        let streaming = activity.stream();
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(50));
+            streaming.read();
+            assert!(!activity.is_over(max, max) && activity.idle_since().is_none());
+        }
+        // Who takes nothing is as good as gone.
+        std::thread::sleep(Duration::from_millis(150));
+        assert!(activity.is_over(max, max));
+        assert!(activity.idle_since().is_none(), "but nobody else is given its place yet");
+    }
 
     fn tcp(text: &str) -> Peer {
         Peer::Tcp(format!("{text}:1").parse().unwrap())

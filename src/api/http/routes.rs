@@ -161,12 +161,20 @@ pub(super) fn all() -> Vec<Route> {
                         "The last event that was seen; from the beginning unless given.",
                     ),
                 ],
-                replies: vec![Success {
-                    status: 200,
-                    description: "Events, up to the one that ends it.",
-                    content: vec![(EVENT_STREAM, text)],
-                    headers: &[],
-                }],
+                replies: vec![
+                    Success {
+                        status: 200,
+                        description: "Events, up to the one that ends it.",
+                        content: vec![(EVENT_STREAM, event)],
+                        headers: &[],
+                    },
+                    Success {
+                        status: 204,
+                        description: "The one that ends it was seen.",
+                        content: vec![],
+                        headers: &[],
+                    },
+                ],
                 codes: &["malformed_request", "unknown_execution", "not_found", "conflict"],
                 ..Operation::default()
             },
@@ -281,6 +289,19 @@ const EVENT_STREAM: &str = "text/event-stream";
 const EVENTS: &str = "Server-sent events with rising ids: `started`, `stdout` and `stderr` (`offset`, and `data` or `data_base64`), \
                       `ping`, and one that ends it: `result` (the envelope of an execute call) or `error` (a problem).";
 
+/// One event, as a reader of the standard gives it out.
+fn event(_: &mut schemars::SchemaGenerator) -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "string", "pattern": "^[0-9]+$" },
+            "event": { "enum": ["started", "stdout", "stderr", "ping", "result", "error"] },
+            "data": { "type": "string", "contentMediaType": "application/json" },
+        },
+        "required": ["id", "event", "data"],
+    })
+}
+
 fn create_operation() -> Operation {
     Operation {
         id: "createExecution",
@@ -346,7 +367,7 @@ fn execute_operation() -> Operation {
             Success {
                 status: 200,
                 description: "Something ran; `success` says how it ended. As events where Accept asks for those.",
-                content: vec![(JSON, of::<reply::Envelope<'_>>), (EVENT_STREAM, text)],
+                content: vec![(JSON, of::<reply::Envelope<'_>>), (EVENT_STREAM, event)],
                 headers: &["Deprecation", "Sunset"],
             },
             Success {

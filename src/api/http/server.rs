@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::layer::request_id;
-use super::peers::{Peers, Seat};
+use super::peers::{Connection, Peers, Seat};
 use super::problem::Problem;
 use crate::api::identity::Peer;
 use crate::config::Http;
@@ -215,6 +215,7 @@ impl Front {
             let activity = Arc::clone(&activity);
             move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(Connection(Arc::clone(&activity)));
                 let busy = activity.begin();
                 let answered = router.call(request);
                 async move {

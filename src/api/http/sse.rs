@@ -1,37 +1,46 @@
 //! Executions as server-sent events (the "server-sent events" part of the HTML standard): what is read by whoever follows is
 //! made when they read it, so a slow reader holds nothing but its place.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use data_encoding::BASE64;
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use serde_json::json;
 
+use super::peers::Streaming;
 use super::problem::Problem;
 use super::reply;
 use crate::spec::RequestId;
 use crate::tools::events::{Event, Reader, Stream, What};
-use crate::tools::finish::Reply;
+use crate::tools::finish::{Execution, Reply};
 use crate::tools::live::Follower;
 
 /// The events of a log, as the body of a reply to `request`.
-pub(super) fn follow(reader: Reader, follower: Follower, request: RequestId) -> Response {
-    response(Body::new(Events { next: next(reader), request, _follower: follower }))
+pub(super) fn follow(reader: Reader, follower: Follower, request: RequestId, streaming: Streaming) -> Response {
+    let frames = VecDeque::new();
+    response(Body::new(Events { next: next(reader, request), frames, streaming, _follower: follower }))
 }
 
 /// The one event of a call that was answered before.
-pub(super) fn stored(execution: &Reply, request: &RequestId) -> Response {
-    let mut text = Vec::new();
-    let end = Event { id: 1, what: What::End(Arc::new(Ok(Arc::clone(execution)))) };
-    write(&end, request, &mut text);
+pub(super) fn stored(execution: &Reply) -> Response {
+    let mut text = head(1, "result");
+    text.extend_from_slice(&body(execution));
+    text.extend_from_slice(END);
     response(Body::from(text))
+}
+
+/// The envelope on one line: a tool's own JSON may have line ends between its values, where they mean nothing.
+pub(super) fn body(execution: &Execution) -> Vec<u8> {
+    let mut text = reply::body(execution);
+    text.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    text
 }
 
 fn response(body: Body) -> Response {
@@ -42,18 +51,36 @@ fn response(body: Body) -> Response {
     response
 }
 
-type Next = Pin<Box<dyn Future<Output = (Reader, Vec<Event>)> + Send>>;
+type Next = Pin<Box<dyn Future<Output = (Reader, RequestId, Vec<Bytes>)> + Send>>;
 
-fn next(mut reader: Reader) -> Next {
+/// The next frames; none after the last. A reply is written once for all who follow, and not on the thread that serves them.
+fn next(mut reader: Reader, request: RequestId) -> Next {
     Box::pin(async move {
         let events = reader.next().await;
-        (reader, events)
+        let mut frames = Vec::new();
+        let mut text = Vec::new();
+        for event in &events {
+            match &event.what {
+                What::End(result) if result.is_ok() => {
+                    text.extend_from_slice(&head(event.id, "result"));
+                    frames.push(std::mem::take(&mut text).into());
+                    frames.extend(reader.log().rendered(body).await.map(Bytes::from_owner));
+                    frames.push(Bytes::from_static(END));
+                }
+                _ => write(event, &request, &mut text),
+            }
+        }
+        if !text.is_empty() {
+            frames.push(text.into());
+        }
+        (reader, request, frames)
     })
 }
 
 struct Events {
     next: Next,
-    request: RequestId,
+    frames: VecDeque<Bytes>,
+    streaming: Streaming,
     _follower: Follower,
 }
 
@@ -62,18 +89,22 @@ impl hyper::body::Body for Events {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let (reader, events) = ready!(self.next.as_mut().poll(cx));
-        if events.is_empty() {
-            // Asked again it would say the same.
-            self.next = next(reader);
-            return Poll::Ready(None);
+        self.streaming.read();
+        if self.frames.is_empty() {
+            let (reader, request, frames) = ready!(self.next.as_mut().poll(cx));
+            self.next = next(reader, request);
+            self.frames = frames.into();
         }
-        self.next = next(reader);
-        let mut text = Vec::new();
-        events.iter().for_each(|event| write(event, &self.request, &mut text));
-        Poll::Ready(Some(Ok(Frame::data(text.into()))))
+        Poll::Ready(self.frames.pop_front().map(|frame| Ok(Frame::data(frame))))
     }
 }
+
+/// Everything before an event's data, which is on one line.
+fn head(id: u64, kind: &str) -> Vec<u8> {
+    format!("id: {id}\nevent: {kind}\ndata: ").into_bytes()
+}
+
+const END: &[u8] = b"\n\n";
 
 fn write(event: &Event, request: &RequestId, out: &mut Vec<u8>) {
     let (kind, data) = match &event.what {
@@ -93,16 +124,27 @@ fn write(event: &Event, request: &RequestId, out: &mut Vec<u8>) {
         }
         What::Ping => ("ping", b"{}".to_vec()),
         What::End(result) => match &**result {
-            Ok(execution) => ("result", reply::body(execution)),
+            Ok(execution) => ("result", body(execution)),
             Err(error) => ("error", Problem::from(error).encode(request)),
         },
     };
-    out.extend_from_slice(format!("id: {}\nevent: {kind}\n", event.id).as_bytes());
-    // A tool's own JSON may have line ends between its values, where they mean nothing.
-    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.push(b'\n');
+    out.extend_from_slice(&head(event.id, kind));
+    out.extend_from_slice(&data);
+    out.extend_from_slice(END);
+}
+
+/// A JSON reply of a few pieces, of which one may be large and others' too.
+pub(super) struct Pieces(pub VecDeque<Bytes>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
     }
-    out.push(b'\n');
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
 }

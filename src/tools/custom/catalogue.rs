@@ -101,6 +101,13 @@ impl Catalogue {
         let mut known = self.lock();
         known.complaints.clear();
         if let Some((directory, shown)) = &self.directories.operators {
+            let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+            if let (Ok(held), Ok(now)) = (directory.metadata().map(id), fs::metadata(shown).map(id))
+                && held != now
+            {
+                let message = "is another directory than at the start: restart the front";
+                known.complaints.push(format!("{}: {message}", shown.display()));
+            }
             match texts(directory, OPERATORS_ENDING) {
                 Ok(texts) => known.take_files(texts, shown),
                 Err(error) => known.complaints.push(format!("{}: {error}", shown.display())),

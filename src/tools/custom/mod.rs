@@ -24,12 +24,12 @@ use super::finish::{Finished, ToolError};
 use super::plan::{Job, STDIN_BYTES_MAX};
 use super::schema::{Schema, Violation};
 use crate::runtimes::WORKSPACE;
-use crate::spec::{Outcome, capped};
+use crate::spec::{LimitRequest, Outcome, capped};
 
 /// Of a tool's own message.
 const MESSAGE_CHARS_MAX: usize = 1000;
-/// Levels of a tool's JSON: deeper than what a request may have it would be no help to anybody.
-const DEPTH_MAX: usize = 128;
+/// Levels of a tool's JSON, in a reply in an array of replies: readers stop at 128.
+const DEPTH_MAX: usize = 64;
 
 /// A manifest as one of the registry's.
 pub struct Custom {
@@ -91,8 +91,9 @@ impl AnyTool for Custom {
             env: Vec::new(),
             cwd: WORKSPACE.to_owned(),
             stdin,
-            timeout_ms: *timeout_ms,
-            limits: *limits,
+            timeout_ms: None,
+            // The tool's own time is a limit as the others are.
+            limits: LimitRequest { wall_ms: limits.wall_ms.into_iter().chain(*timeout_ms).min(), ..*limits },
         })
     }
 
@@ -120,23 +121,18 @@ impl AnyTool for Custom {
 /// Callers of one tool that are remembered before those who are not due any more are forgotten.
 const KEYS_KEPT: usize = 1024;
 
-/// `text` as the one JSON document that it may be.
+/// `text` as the one JSON document that it may be, written anew: what some readers refuse (names given twice, numbers beyond
+/// all bounds, halves of characters) does not go out.
 fn document(text: &str) -> Option<Box<RawValue>> {
-    let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0usize, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+            Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+            _ => 1,
         }
     }
-    (deepest <= DEPTH_MAX).then(|| serde_json::from_str(text).ok()).flatten()
+    let value: Value = serde_json::from_str(text).ok()?;
+    (depth(&value) <= DEPTH_MAX).then(|| serde_json::value::to_raw_value(&value).ok()).flatten()
 }
 
 /// `manifest` ready to be registered.

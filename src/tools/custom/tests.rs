@@ -140,7 +140,10 @@ fn shaped(code: i32, stdout: &str, stderr: &str) -> Shaped {
 #[test]
 fn what_was_printed_is_the_result_and_what_was_said_last_the_reason() {
     for (stdout, result) in [
-        ("{\"result\": 0.25}\n", "{\"result\": 0.25}"),
+        ("{\"result\": 0.25}\n", "{\"result\":0.25}"),
+        ("{\"a\":1,\"a\":2}", "{\"a\":2}"),
+        ("1e999", "\"1e999\""),
+        ("\"\\ud800\"", "\"\\\"\\\\ud800\\\"\""),
         (" [1,2] ", "[1,2]"),
         ("4\n", "4"),
         ("", "null"),
@@ -151,8 +154,10 @@ fn what_was_printed_is_the_result_and_what_was_said_last_the_reason() {
         let shaped = shaped(0, stdout, "warning\n");
         assert_eq!((shaped.result.get(), shaped.error), (result, None), "{stdout:?}");
     }
-    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-    assert!(shaped(0, &deep, "").result.get().starts_with("\"[["));
+    for levels in [65, 100_000] {
+        let deep = "[".repeat(levels) + &"]".repeat(levels);
+        assert!(shaped(0, &deep, "").result.get().starts_with("\"[["));
+    }
     let failed = shaped(1, "", "Traceback\n  x\nDivision by zero\n\n");
     assert_eq!(failed.error, Some(ToolError::new("tool_error", "Division by zero")));
     assert_eq!(shaped(3, "", "").error.unwrap().message, "the tool exited with code 3");

@@ -15,6 +15,8 @@ const SETTLED: Duration = Duration::from_millis(200);
 pub struct Watch {
     /// Not a pipe, but read as one: what the events say does not matter, only that there are some.
     events: Receiver,
+    /// Something has changed that nobody was told of yet.
+    pending: bool,
 }
 
 impl Watch {
@@ -28,15 +30,20 @@ impl Watch {
             | AddWatchFlags::IN_ATTRIB
             | AddWatchFlags::IN_ONLYDIR;
         events.add_watch(&super::catalogue::through(directory), what)?;
-        Ok(Self { events: Receiver::from_owned_fd_unchecked(events.as_fd().try_clone_to_owned()?)? })
+        Ok(Self { events: Receiver::from_owned_fd_unchecked(events.as_fd().try_clone_to_owned()?)?, pending: false })
     }
 
     /// Completes once something has changed and nothing more did for a moment.
     pub async fn changed(&mut self) -> io::Result<()> {
-        self.read().await?;
+        // Whoever stops waiting in between asks again.
+        if !self.pending {
+            self.read().await?;
+            self.pending = true;
+        }
         while let Ok(more) = tokio::time::timeout(SETTLED, self.read()).await {
             more?;
         }
+        self.pending = false;
         Ok(())
     }
 

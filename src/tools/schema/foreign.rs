@@ -3,7 +3,7 @@
 //! References stay inside the document and never lead back to where they came from, so a schema is a finite tree once they
 //! are followed, and that tree is bounded. Patterns run on the linear-time engine. What this version would ignore is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -79,14 +79,22 @@ fn is_known(keyword: &str) -> bool {
     keyword.starts_with("x-") || [&ONE[..], &LIST, &NAMED, &OTHER].iter().any(|known| known.contains(&keyword))
 }
 
-/// What is wrong with `schema`, which lies at `at` of whatever it came in.
-pub(super) fn faults(schema: &Value, at: &str) -> Vec<Violation> {
+/// How many parts `schema` has once its references are followed, or what is wrong with it; it lies at `at` of whatever it
+/// came in.
+pub(super) fn parts(schema: &Value, at: &str) -> Result<u64, Vec<Violation>> {
     let bytes = schema.to_string().len();
     if bytes > BYTES_MAX {
-        return vec![Violation::new(at, format!("is larger than {BYTES_MAX} bytes"))];
+        return Err(vec![Violation::new(at, format!("is larger than {BYTES_MAX} bytes"))]);
     }
-    let Value::Object(top) = schema else { return vec![Violation::new(at, "must be an object")] };
-    let mut walk = Walk { root: schema, at, faults: Vec::new(), known: HashMap::new() };
+    let Value::Object(top) = schema else { return Err(vec![Violation::new(at, "must be an object")]) };
+    let mut walk = Walk {
+        root: schema,
+        at,
+        faults: Vec::new(),
+        known: HashMap::new(),
+        seen: HashSet::new(),
+        references: Vec::new(),
+    };
     if top.get("type") != Some(&Value::from("object")) {
         walk.fault("/type", "must be \"object\": parameters have names");
     }
@@ -96,10 +104,14 @@ pub(super) fn faults(schema: &Value, at: &str) -> Vec<Violation> {
         Some(_) => walk.fault("/$schema", format!("must be {DIALECT:?}, or not given")),
     }
     walk.shape(schema, &mut String::new(), 0);
-    if walk.faults.is_empty() {
-        walk.size("", &mut Vec::new());
+    // Only where a schema was seen: what else the document holds was never looked at.
+    for (place, target) in std::mem::take(&mut walk.references) {
+        if !walk.seen.contains(&target) {
+            walk.fault(&place, "leads to no schema of this document");
+        }
     }
-    walk.faults
+    let parts = if walk.faults.is_empty() { walk.size("", &mut Vec::new()) } else { 0 };
+    if walk.faults.is_empty() { Ok(parts) } else { Err(walk.faults) }
 }
 
 struct Walk<'s> {
@@ -108,6 +120,10 @@ struct Walk<'s> {
     faults: Vec<Violation>,
     /// Size of the tree below each place that a reference leads to, or that was looked at.
     known: HashMap<String, u64>,
+    /// Places of schemas.
+    seen: HashSet<String>,
+    /// Place and target of each reference.
+    references: Vec<(String, String)>,
 }
 
 impl Walk<'_> {
@@ -123,6 +139,7 @@ impl Walk<'_> {
             self.fault(place, format!("is nested deeper than {DEPTH_MAX}"));
             return;
         }
+        self.seen.insert(place.clone());
         let keywords = match schema {
             Value::Bool(_) => return,
             Value::Object(keywords) => keywords,
@@ -140,9 +157,13 @@ impl Walk<'_> {
         }
         match keywords.get("$ref") {
             None => {}
-            Some(Value::String(target))
-                if (target == "#" || target.starts_with("#/"))
-                    && self.root.pointer(&target[1..]).is_some_and(|s| s.is_object() || s.is_boolean()) => {}
+            // The validator decodes percents and checks what it finds then.
+            Some(Value::String(target)) if target.contains('%') => {
+                self.fault(&format!("{place}/$ref"), "must be written without percent signs");
+            }
+            Some(Value::String(target)) if target == "#" || target.starts_with("#/") => {
+                self.references.push((format!("{place}/$ref"), target[1..].to_owned()));
+            }
             Some(Value::String(target)) if target.starts_with('#') => {
                 self.fault(&format!("{place}/$ref"), "leads nowhere in this schema");
             }
@@ -184,7 +205,7 @@ impl Walk<'_> {
         above.push(place.to_owned());
         let mut targets = Vec::new();
         if let Some(Value::String(target)) = keywords.get("$ref") {
-            targets.push(target[1..].to_owned());
+            targets.extend(target.strip_prefix('#').map(str::to_owned));
         }
         children(keywords, |_, steps| {
             // What is only defined costs nothing until it is referred to.

@@ -38,6 +38,8 @@ pub fn step(name: &str) -> String {
 pub struct Schema {
     value: Value,
     validator: Validator,
+    /// What each value may have to be held against; 0 for our own, which are small and flat.
+    parts: u64,
 }
 
 /// Of a compiled pattern, in bytes. A class of Unicode's letters takes some tens of KiB.
@@ -93,7 +95,7 @@ impl Schema {
     /// `value` is one of our own schemas: that it compiles is held by the registry's tests.
     pub fn own(value: Value) -> Self {
         let validator = options().build(&value).expect("the tool's own schema is valid");
-        Self { value, validator }
+        Self { value, validator, parts: 0 }
     }
 
     /// What serde reads as `T`.
@@ -103,12 +105,9 @@ impl Schema {
 
     /// `value` is somebody else's: all that is wrong with it, below `at` of what it came in.
     pub fn foreign(value: Value, at: &str) -> Result<Self, Vec<Violation>> {
-        let faults = foreign::faults(&value, at);
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+        let parts = foreign::parts(&value, at)?;
         match options().build(&value) {
-            Ok(validator) => Ok(Self { value, validator }),
+            Ok(validator) => Ok(Self { value, validator, parts }),
             Err(error) => {
                 let place = format!("{at}{}", error.instance_path());
                 Err(vec![Violation::new(capped(&place, 512), message(&error))])
@@ -142,11 +141,7 @@ impl Schema {
     /// `parameters` with what the schema's defaults add, or all that is wrong with them. A null where nothing has to be given
     /// says that nothing is: models whose provider wants every name present send it.
     pub fn accept(&self, mut parameters: Map<String, Value>) -> Result<Map<String, Value>, Vec<Violation>> {
-        let required = |name: &str| {
-            let list = self.value.get("required").and_then(Value::as_array);
-            list.is_some_and(|list| list.iter().any(|required| required == name))
-        };
-        parameters.retain(|name, value| !value.is_null() || required(name));
+        without_nulls(&mut parameters, &self.value);
         if let Some(Value::Object(properties)) = self.value.get("properties") {
             for (name, schema) in properties {
                 if let Some(default) = schema.get("default")
@@ -164,9 +159,30 @@ impl Schema {
         }
     }
 
+    /// How much work a check of so many values is at most: each may meet every part of the schema.
+    pub fn work(&self, values: usize) -> u64 {
+        self.parts.saturating_mul(values as u64)
+    }
+
     /// All that is wrong with `parameters`, which lie at `/parameters` of the body.
     pub fn violations(&self, parameters: &Value) -> Vec<Violation> {
         let mut found = Vec::new();
+        // Every branch of every choice is another error, all of which are made at once: where they could be many, one is told.
+        let work = self.work(values(parameters));
+        if work > WORK_MAX {
+            return vec![Violation::new("/parameters", "hold more values than this tool's schema can be checked for")];
+        }
+        if work > ALL_ERRORS_WORK_MAX {
+            let first =
+                if self.validator.is_valid(parameters) { None } else { self.validator.validate(parameters).err() };
+            return first
+                .map(|e| Violation::new(format!("/parameters{}", e.instance_path()), message(&e)))
+                .into_iter()
+                .collect();
+        }
+        if self.parts > 0 && self.validator.is_valid(parameters) {
+            return found;
+        }
         for error in self.validator.iter_errors(parameters) {
             let at = format!("/parameters{}", error.instance_path());
             match error.kind() {
@@ -190,6 +206,49 @@ impl Schema {
             }
         }
         found
+    }
+}
+
+/// Takes out what is null and need not be given, here and in what `schema` describes below.
+fn without_nulls(fields: &mut Map<String, Value>, schema: &Value) {
+    let required = |name: &str| {
+        let list = schema.get("required").and_then(Value::as_array);
+        list.is_some_and(|list| list.iter().any(|required| required == name))
+    };
+    fields.retain(|name, value| !value.is_null() || required(name) || may_be_null(schema, name));
+    for (name, value) in fields {
+        let Some(schema) = schema.get("properties").and_then(|properties| properties.get(name)) else { continue };
+        match value {
+            Value::Object(fields) => without_nulls(fields, schema),
+            Value::Array(items) => {
+                let Some(schema) = schema.get("items") else { continue };
+                items.iter_mut().filter_map(Value::as_object_mut).for_each(|fields| without_nulls(fields, schema));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether null is a value that this parameter may have: then it says something.
+fn may_be_null(schema: &Value, name: &str) -> bool {
+    match schema.get("properties").and_then(|properties| properties.get(name)).and_then(|schema| schema.get("type")) {
+        Some(Value::String(kind)) => kind == "null",
+        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "null"),
+        _ => false,
+    }
+}
+
+/// Parts of a schema times values that it is held against: some seconds of a processor at most.
+const WORK_MAX: u64 = 20_000_000;
+/// Up to here all errors are told, of which there may be as many.
+const ALL_ERRORS_WORK_MAX: u64 = 200_000;
+
+/// How many values `value` is made of.
+fn values(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(values).sum(),
+        Value::Object(fields) => fields.values().map(values).sum(),
+        _ => 0,
     }
 }
 
