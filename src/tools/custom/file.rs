@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::manifest::{BYTES_MAX, Manifest, Raw};
 use crate::spec::capped;
-use crate::tools::schema::{Violation, step};
+use crate::tools::schema::{Violation, fits, step};
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ fn locate(table: &DeTable<'_>, pointer: &str) -> Option<usize> {
 /// The manifest that `body` is, or all that is wrong with it, by pointers into it.
 pub fn from_json(body: Value) -> Result<Manifest, Vec<Violation>> {
     // What could not be read again must not be kept.
-    if body.to_string().len() as u64 > BYTES_MAX {
+    if !fits(&body, BYTES_MAX as usize) {
         return Err(vec![Violation::new("", format!("is larger than {BYTES_MAX} bytes"))]);
     }
     let raw: Raw = serde_path_to_error::deserialize(body).map_err(|error| {

@@ -4,6 +4,7 @@
 //! are followed, and that tree is bounded. Patterns run on the linear-time engine. What this version would ignore is refused.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 
 use serde_json::{Map, Value};
 
@@ -82,8 +83,7 @@ fn is_known(keyword: &str) -> bool {
 /// How many parts `schema` has once its references are followed, or what is wrong with it; it lies at `at` of whatever it
 /// came in.
 pub(super) fn parts(schema: &Value, at: &str) -> Result<u64, Vec<Violation>> {
-    let bytes = schema.to_string().len();
-    if bytes > BYTES_MAX {
+    if !fits(schema, BYTES_MAX) {
         return Err(vec![Violation::new(at, format!("is larger than {BYTES_MAX} bytes"))]);
     }
     let Value::Object(top) = schema else { return Err(vec![Violation::new(at, "must be an object")]) };
@@ -112,6 +112,22 @@ pub(super) fn parts(schema: &Value, at: &str) -> Result<u64, Vec<Violation>> {
     }
     let parts = if walk.faults.is_empty() { walk.size("", &mut Vec::new()) } else { 0 };
     if walk.faults.is_empty() { Ok(parts) } else { Err(walk.faults) }
+}
+
+/// Whether `value` takes at most `most` bytes as JSON text; more are not even written.
+pub fn fits(value: &Value, most: usize) -> bool {
+    struct Room(usize);
+    impl io::Write for Room {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(text.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    serde_json::to_writer(Room(most), value).is_ok()
 }
 
 struct Walk<'s> {

@@ -3,6 +3,7 @@
 pub(super) mod derive;
 mod foreign;
 
+pub(super) use foreign::fits;
 use jsonschema::error::{ValidationError, ValidationErrorKind};
 use jsonschema::{Draft, PatternOptions, Retrieve, Uri, ValidationOptions, Validator};
 use schemars::JsonSchema;

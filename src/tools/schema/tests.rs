@@ -140,7 +140,7 @@ fn a_schema_that_grows_when_it_is_followed_is_refused_in_no_time() {
         deep = json!({ "not": deep });
     }
     assert!(foreign(object(json!({ "a": deep }))).err().unwrap()[0].1.contains("nested deeper"));
-    let large = object(json!({ "a": { "enum": ["x".repeat(100 << 20)] } }));
+    let large = object(json!({ "a": { "enum": ["x".repeat(16 << 20)] } }));
     assert!(foreign(large).err().unwrap()[0].1.contains("larger than"));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
