@@ -98,8 +98,12 @@ impl LimitRequest {
     /// `value` in the contract's unit, rounded up so that something above zero stays above zero; what is too large for the
     /// type is its most.
     pub fn set(&mut self, field: LimitField, value: f64) {
-        let value = (value * field.unit()).ceil();
-        let (wide, narrow) = (Some(value as u64), Some(value as u32));
+        self.put(field, (value * field.unit()).ceil() as u64);
+    }
+
+    /// `value` in the request's own unit.
+    pub fn put(&mut self, field: LimitField, value: u64) {
+        let (wide, narrow) = (Some(value), Some(u32::try_from(value).unwrap_or(u32::MAX)));
         match field {
             LimitField::Memory => self.memory_bytes = wide,
             LimitField::Cpu => self.cpu_centipercent = narrow,
@@ -118,7 +122,7 @@ impl LimitRequest {
         for field in LimitField::ALL {
             match (self.get(field), most.get(field)) {
                 (Some(asked), Some(most)) if asked > most => beyond.push(field),
-                (None, Some(most)) => self.set(field, most as f64 / field.unit()),
+                (None, Some(most)) => self.put(field, most),
                 _ => {}
             }
         }

@@ -22,6 +22,10 @@ const OVERHEAD_BYTES: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key([u8; 32]);
 
+/// Tools and settings as they were at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Epoch(u64);
+
 #[derive(Clone)]
 struct Kept {
     execution: Arc<Execution>,
@@ -30,7 +34,7 @@ struct Kept {
 
 pub(super) struct Cache {
     results: moka::sync::Cache<Key, Kept>,
-    /// Tools and settings as they were: what was kept before a change is never found after it.
+    /// What was kept before a change is never found after it.
     epoch: AtomicU64,
 }
 
@@ -51,23 +55,23 @@ impl Default for Cache {
     }
 }
 
-impl Cache {
-    /// Of a call by `principal`; `parameters` are those that passed the schema, with its defaults.
-    pub(super) fn key(
-        &self,
+impl Key {
+    /// Of a call by `principal` in `epoch`; `parameters` are those that passed the schema, with its defaults.
+    pub(super) fn of(
+        epoch: Epoch,
         tool: &dyn AnyTool,
         principal: &Principal,
         parameters: &Value,
         level: Level,
         limits: &Limits,
         workspace: Option<&WorkspaceName>,
-    ) -> Key {
+    ) -> Self {
         let mut hash = Sha256::new();
         let mut part = |text: &str| {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         };
-        part(&self.epoch.load(Ordering::Relaxed).to_string());
+        part(&epoch.0.to_string());
         part(&tool.about().name);
         part(&tool.about().version.to_string());
         part(&principal.name);
@@ -78,7 +82,14 @@ impl Cache {
         let mut text = String::new();
         canonical(parameters, &mut text);
         part(&text);
-        Key(hash.finalize().into())
+        Self(hash.finalize().into())
+    }
+}
+
+impl Cache {
+    /// To be taken before the tool is looked up and the settings are.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Execution>> {
@@ -93,7 +104,7 @@ impl Cache {
 
     /// Tools or settings have changed.
     pub(super) fn forget(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         self.results.invalidate_all();
     }
 }

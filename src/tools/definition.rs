@@ -94,7 +94,8 @@ pub struct Shaped<T = Box<RawValue>> {
     pub error: Option<ToolError>,
 }
 
-const TTL_DEFAULT: Duration = Duration::from_secs(300);
+/// Of a tool that says nothing.
+pub(super) const TTL_DEFAULT: Duration = Duration::from_secs(300);
 
 /// What the registry holds.
 pub trait AnyTool: Send + Sync {

@@ -135,7 +135,6 @@ impl Service {
 
     /// Calls that are under way keep what they were planned with.
     pub fn reload(&self, config: Arc<Config>) {
-        self.cache.forget();
         self.monitor.hold_ahead();
         let (monitor, prepared) = (Arc::clone(&self.monitor), super::prepared(&config));
         tokio::spawn(async move {
@@ -145,6 +144,7 @@ impl Service {
             }
         });
         *self.config.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
+        self.cache.forget();
     }
 
     /// One line for the service manager.
@@ -200,10 +200,14 @@ impl Service {
         let arrived = Instant::now();
         // A schema's patterns and lengths go over every character, and somebody else's may hold each value against many parts.
         let text = call.text_bytes();
-        let work = self.registry.get(&call.tool).map_or(0, |tool| tool.schema().work(text / VALUE_BYTES + 1));
-        let (plan, context, tool) = aside(text.saturating_add(work as usize), {
-            let (service, principal) = (Arc::clone(self), principal.clone());
-            move || plan::plan(call, &principal, &service.registry, &service.config(), &service.cache)
+        // Before the tool is looked up: what an old one returns must not be found once there is another in its place.
+        let epoch = self.cache.epoch();
+        let unknown = || CallError::UnknownTool(capped(&call.tool, 64));
+        let tool = self.registry.get(&call.tool).ok_or_else(unknown)?;
+        let work = tool.schema().work(text / VALUE_BYTES + 1);
+        let (plan, context) = aside(text.saturating_add(work as usize), {
+            let (tool, principal, config) = (Arc::clone(&tool), principal.clone(), self.config());
+            move || plan::plan(call, &*tool, &principal, &config, epoch)
         })
         .await
         .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;

@@ -42,12 +42,12 @@ impl State {
         found.is_some()
     }
 
-    /// Forgets what is too old or too many, and, where all hold too much, the oldest of whoever holds more than their share.
-    fn evict(&mut self, now: Instant) {
+    /// Forgets what is too old or too many.
+    fn expire(&mut self, now: Instant) {
         while let Some((at, number, key)) = self.order.front() {
             let is_it = self.entries.get(key).is_some_and(|one| one.entry.number == *number);
             if is_it && now.duration_since(*at) <= KEPT_FOR && self.entries.len() <= KEPT_MAX {
-                break;
+                return;
             }
             let key = key.clone();
             self.order.pop_front();
@@ -55,22 +55,23 @@ impl State {
                 self.remove(&key);
             }
         }
+    }
+
+    /// Where all hold too much, forgets the oldest of whoever holds more than a share. `newest` stays in any case: its caller
+    /// was just told where it is. So all hold the bound and one more at most.
+    fn make_room(&mut self, newest: &Key) {
         while self.bytes > KEPT_BYTES_MAX {
-            let mut held: HashMap<&str, (usize, usize)> = HashMap::new();
+            let mut held: HashMap<&str, usize> = HashMap::new();
             for (key, one) in &self.entries {
-                let of = held.entry(&key.0).or_default();
-                *of = (of.0 + one.bytes, of.1 + 1);
+                *held.entry(&key.0).or_default() += one.bytes;
             }
             let share = KEPT_BYTES_MAX / held.len().max(1);
-            // The newest of each stays in any case: its caller was just told where it is.
-            let over = held.iter().filter(|(_, (bytes, count))| *bytes > share && *count > 1);
-            let Some(owner) = over.max_by_key(|(_, (bytes, _))| *bytes).map(|(owner, _)| (*owner).to_owned()) else {
-                break;
+            let goes = |(_, number, key): &&(Instant, u64, Key)| {
+                key != newest
+                    && held.get(key.0.as_str()).is_some_and(|bytes| *bytes > share)
+                    && self.entries.get(key).is_some_and(|one| one.entry.number == *number)
             };
-            let is_current = |(_, number, key): &&(Instant, u64, Key)| {
-                key.0 == owner && self.entries.get(key).is_some_and(|one| one.entry.number == *number)
-            };
-            let Some(oldest) = self.order.iter().find(is_current).map(|(_, _, key)| key.clone()) else { break };
+            let Some(oldest) = self.order.iter().find(goes).map(|(_, _, key)| key.clone()) else { break };
             self.remove(&oldest);
         }
         // Places of those that were removed from the middle.
@@ -88,7 +89,7 @@ fn key(entry: &Entry) -> Key {
 impl Kept {
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.evict(Instant::now());
+        state.expire(Instant::now());
         state
     }
 
@@ -100,8 +101,9 @@ impl Kept {
         state.remove(&key);
         state.order.push_back((now, entry.number, key.clone()));
         state.bytes += bytes;
-        state.entries.insert(key, One { entry, bytes });
-        state.evict(now);
+        state.entries.insert(key.clone(), One { entry, bytes });
+        state.expire(now);
+        state.make_room(&key);
     }
 
     /// Own ones first, as with those under way.

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::cache::{Cache, Key};
+use super::cache::{Epoch, Key};
 use super::call::{Call, CallError, Context};
+use super::definition::AnyTool;
 use super::level;
 use super::principal::Principal;
-use super::registry::{Registered, Registry};
 use super::schema::Violation;
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
@@ -49,13 +49,12 @@ pub(super) struct Plan {
 /// Checks everything about `call` that can be known without the engine. Returns the plan and the rest of the call.
 pub(super) fn plan(
     call: Call,
+    tool: &dyn AnyTool,
     principal: &Principal,
-    registry: &Registry,
     config: &Config,
-    cache: &Cache,
-) -> Result<(Plan, Context, Registered), CallError> {
-    let Call { tool: name, parameters, context } = call;
-    let tool = registry.get(&name).ok_or_else(|| CallError::UnknownTool(crate::spec::capped(&name, 64)))?;
+    epoch: Epoch,
+) -> Result<(Plan, Context), CallError> {
+    let Call { parameters, context, .. } = call;
     let parameters = tool.schema().accept(parameters).map_err(CallError::Parameters)?;
     let level = level::effective(&context, principal, tool.about().level, config.levels)?;
     let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
@@ -75,7 +74,7 @@ pub(super) fn plan(
     if let Err(refused) = resolve_limits(level, &request, &config.ceilings) {
         // What the tool has and this level or this host has not is the tool's author's business, not the caller's.
         for r in refused.iter().filter(|r| context.limits.get(r.field).is_none()) {
-            request.set(r.field, r.asked.clamp(r.least, r.most.max(r.least)) as f64 / r.field.unit());
+            request.put(r.field, r.asked.clamp(r.least, r.most.max(r.least)));
         }
     }
     resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
@@ -91,9 +90,9 @@ pub(super) fn plan(
     let env = environment(&config.host.runtime_directories, &job.env);
     check_command(&job, &env)?;
     let is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
-    let cached =
-        asked.map(|parameters| cache.key(&*tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
-    Ok((Plan { job, env, is_plain, level, request, limits, cached }, context, tool))
+    let cached = asked
+        .map(|parameters| Key::of(epoch, tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
+    Ok((Plan { job, env, is_plain, level, request, limits, cached }, context))
 }
 
 /// The engine would refuse the whole message; the caller is told which parameter it is.
@@ -158,14 +157,15 @@ pub(super) fn bytes_at_most(name: &str, text: &str, max: usize, found: &mut Vec<
 mod tests {
     use super::*;
     use crate::config::Role;
+    use crate::tools::Registry;
+    use crate::tools::cache::Cache;
     use serde_json::{Value, json};
 
     fn planned(parameters: Value, context: Context) -> Result<Plan, CallError> {
         let Value::Object(parameters) = parameters else { panic!() };
         let call = Call { tool: "bash".into(), parameters, context };
-        let registry = Registry::built_in();
-        plan(call, &Principal::new("t", Role::User), &registry, &Config::default(), &Cache::default())
-            .map(|(plan, ..)| plan)
+        let (tool, epoch) = (Registry::built_in().get("bash").unwrap(), Cache::default().epoch());
+        plan(call, &*tool, &Principal::new("t", Role::User), &Config::default(), epoch).map(|(plan, _)| plan)
     }
 
     #[test]

@@ -85,11 +85,12 @@ impl Table {
         next
     }
 
-    fn copy(&self) -> Self {
+    /// The same tools; renderings are made anew.
+    pub(super) fn copy(&self) -> Self {
         Self { by_name: self.by_name.clone(), listings: Default::default() }
     }
 
-    fn add(&mut self, tool: Registered) -> Result<(), RegisterError> {
+    pub(super) fn add(&mut self, tool: Registered) -> Result<(), RegisterError> {
         if self.len() >= TOOLS_MAX {
             return Err(RegisterError::Full);
         }

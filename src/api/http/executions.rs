@@ -305,25 +305,13 @@ pub(super) async fn end(
 mod time {
     use std::time::{SystemTime, UNIX_EPOCH};
 
+    use crate::tools::day::Day;
+
     /// UTC with milliseconds.
     pub(super) fn rfc3339(at: SystemTime) -> String {
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
-        let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-        format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{:03}Z", since.subsec_millis())
-    }
-
-    /// Days since 1970 as a Gregorian date: years begin in March, so that the leap day comes last in its year.
-    fn civil(days: u64) -> (u64, u64, u64) {
-        let days = days + 719_468;
-        let (era, of_era) = (days / 146_097, days % 146_097);
-        let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year + year / 4 - year / 100);
-        let march = (5 * of_year + 2) / 153;
-        let day = of_year - (153 * march + 2) / 5 + 1;
-        let month = if march < 10 { march + 3 } else { march - 9 };
-        (era * 400 + year + u64::from(month <= 2), month, day)
+        let (h, m, s) = (since.as_secs() / 3600 % 24, since.as_secs() / 60 % 60, since.as_secs() % 60);
+        format!("{}T{h:02}:{m:02}:{s:02}.{:03}Z", Day::of(at), since.subsec_millis())
     }
 
     #[cfg(test)]

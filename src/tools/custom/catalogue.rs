@@ -71,7 +71,7 @@ pub enum ChangeError {
 impl Catalogue {
     /// Everything that is there, in `registry` beside what it has.
     pub fn open(directories: Directories, registry: &Registry) -> Self {
-        let built_in = registry.table().without(|_| false);
+        let built_in = registry.table().copy();
         let catalogue = Self { directories, known: Mutex::new(Known { built_in, ..Known::default() }) };
         {
             let mut known = catalogue.lock();
@@ -219,19 +219,18 @@ impl Known {
 
     /// All tools together; of two with the same name and version the first is taken, files before what was registered.
     fn table(&self) -> (Table, Vec<String>) {
-        let mut table = self.built_in.without(|_| false);
+        let mut table = self.built_in.copy();
         let mut complaints = Vec::new();
         let files = self.operators.iter().map(|(file, from)| (file.as_str(), &from.tool));
         for (from, tool) in files.chain(self.own.iter().map(|tool| ("a registered tool", tool))) {
             let name = &tool.about().name;
             let added = if self.built_in.versions(name).is_empty() {
-                table.with(Arc::clone(tool)).map_err(ChangeError::from)
+                table.add(Arc::clone(tool)).map_err(ChangeError::from)
             } else {
                 Err(ChangeError::BuiltIn(name.clone()))
             };
-            match added {
-                Ok(next) => table = next,
-                Err(error) => complaints.push(format!("{from}: {error}")),
+            if let Err(error) = added {
+                complaints.push(format!("{from}: {error}"));
             }
         }
         (table, complaints)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::runtimes::Runtime;
 use crate::spec::{Level, LimitField, LimitRequest, NO_CONTROLS};
 use crate::tools::day::Day;
-use crate::tools::definition::{About, Deprecated, Hints};
+use crate::tools::definition::{About, Deprecated, Hints, TTL_DEFAULT};
 use crate::tools::plan::{CODE_BYTES_MAX, milliseconds};
 use crate::tools::schema::derive::request;
 use crate::tools::schema::{Schema, Violation};
@@ -23,7 +23,6 @@ const ARGUMENTS_MAX: usize = 64;
 const ARGUMENT_BYTES_MAX: usize = 4096;
 const EXAMPLES_MAX: usize = 16;
 const TIMEOUT_S_MAX: f64 = 300.0;
-const TTL_DEFAULT: Duration = Duration::from_secs(300);
 const TTL_S_MAX: f64 = 7.0 * 86_400.0;
 const RATE_CALLS_MAX: u32 = 100_000;
 const RATE_PER_S_MAX: f64 = 86_400.0;
@@ -207,7 +206,7 @@ impl Faults {
         result.map_err(|e| self.add(pointer, e.to_string())).ok()
     }
 
-    fn expect(&mut self, holds: bool, pointer: &str, message: impl Into<String>) {
+    fn hold(&mut self, holds: bool, pointer: &str, message: impl Into<String>) {
         if !holds {
             self.add(pointer, message);
         }
@@ -218,32 +217,32 @@ impl Raw {
     /// All of it checked; else everything that is wrong, by JSON pointers into the manifest.
     pub fn check(self) -> Result<Manifest, Vec<Violation>> {
         let mut faults = Faults::default();
-        faults.expect(is_name(&self.name), "/name", "must be 1 to 64 letters, digits, _ or -");
+        faults.hold(is_name(&self.name), "/name", "must be 1 to 64 letters, digits, _ or -");
         let version = faults.keep("/version", self.version.parse::<Version>());
         let described = (1..=DESCRIPTION_BYTES_MAX).contains(&self.description.len());
-        faults.expect(described, "/description", format!("must be 1 to {DESCRIPTION_BYTES_MAX} bytes long"));
+        faults.hold(described, "/description", format!("must be 1 to {DESCRIPTION_BYTES_MAX} bytes long"));
         let level = self.level.as_deref().and_then(|level| faults.keep("/level", level.parse::<Level>()));
         let deprecated = self.deprecated.and_then(|raw| deprecated(raw, &mut faults));
         let (runtime, code) = program(&self.run, &mut faults).unzip();
         let timeout_ms = self.run.timeout.and_then(|timeout| {
             let fits = timeout > 0.0 && timeout <= TIMEOUT_S_MAX;
-            faults.expect(fits, "/run/timeout", format!("must be above 0 and at most {TIMEOUT_S_MAX} seconds"));
+            faults.hold(fits, "/run/timeout", format!("must be above 0 and at most {TIMEOUT_S_MAX} seconds"));
             fits.then(|| milliseconds(timeout))
         });
         let limits = limits(&self.limits, &mut faults);
         let alone = "sandboxes reach nothing in this version: leave it out";
-        faults.expect(self.egress.is_empty(), "/egress", alone);
+        faults.hold(self.egress.is_empty(), "/egress", alone);
         let ttl = self.cache.map_or(TTL_DEFAULT, |cache| {
             let fits = cache.ttl > 0.0 && cache.ttl <= TTL_S_MAX;
-            faults.expect(fits, "/cache/ttl", format!("must be above 0 and at most {TTL_S_MAX} seconds"));
-            faults.expect(self.idempotent, "/cache", "is for tools that are idempotent");
+            faults.hold(fits, "/cache/ttl", format!("must be above 0 and at most {TTL_S_MAX} seconds"));
+            faults.hold(self.idempotent, "/cache", "is for tools that are idempotent");
             if fits { Duration::from_secs_f64(cache.ttl) } else { TTL_DEFAULT }
         });
         let rate = self.rate.and_then(|RawRate { calls, per }| {
             let fits = (1..=RATE_CALLS_MAX).contains(&calls);
-            faults.expect(fits, "/rate/calls", format!("must be from 1 to {RATE_CALLS_MAX}"));
+            faults.hold(fits, "/rate/calls", format!("must be from 1 to {RATE_CALLS_MAX}"));
             let long = per > 0.0 && per <= RATE_PER_S_MAX;
-            faults.expect(long, "/rate/per", format!("must be above 0 and at most {RATE_PER_S_MAX} seconds"));
+            faults.hold(long, "/rate/per", format!("must be above 0 and at most {RATE_PER_S_MAX} seconds"));
             (fits && long).then(|| Rate { calls, per: Duration::from_secs_f64(per) })
         });
         let schema = parameters(self.parameters, &self.examples, &mut faults);
@@ -280,7 +279,7 @@ fn deprecated(raw: RawDeprecated, faults: &mut Faults) -> Option<Deprecated> {
     let sunset = raw.sunset.and_then(|day| faults.keep("/deprecated/sunset", day.parse::<Day>()));
     let message = raw.message.filter(|m| {
         let fits = m.len() <= DESCRIPTION_BYTES_MAX && !m.chars().any(char::is_control);
-        faults.expect(fits, "/deprecated/message", "must be one line of at most 4096 bytes");
+        faults.hold(fits, "/deprecated/message", "must be one line of at most 4096 bytes");
         fits
     });
     Some(Deprecated { since: since?, sunset, message })
@@ -292,9 +291,9 @@ fn program(run: &RawRun, faults: &mut Faults) -> Option<(Runtime, String)> {
         (Some(language), Some(code), None) => {
             let runtime = Runtime::by_name(language);
             let known = Runtime::ALL.map(Runtime::name).join(", ");
-            faults.expect(runtime.is_some(), "/run/language", format!("must be one of {known}"));
+            faults.hold(runtime.is_some(), "/run/language", format!("must be one of {known}"));
             let fits = !code.is_empty() && code.len() <= CODE_BYTES_MAX && !code.contains('\0');
-            faults.expect(fits, "/run/code", format!("must be 1 to {CODE_BYTES_MAX} bytes without NUL"));
+            faults.hold(fits, "/run/code", format!("must be 1 to {CODE_BYTES_MAX} bytes without NUL"));
             runtime.filter(|_| fits).map(|runtime| (runtime, code.clone()))
         }
         (None, None, Some(command)) => {
@@ -302,7 +301,7 @@ fn program(run: &RawRun, faults: &mut Faults) -> Option<(Runtime, String)> {
             let ok = (1..=ARGUMENTS_MAX).contains(&command.len()) && !command[0].is_empty() && command.iter().all(fits);
             let message =
                 format!("must be a program and its arguments, at most {ARGUMENTS_MAX} of {ARGUMENT_BYTES_MAX} bytes");
-            faults.expect(ok, "/run/command", message);
+            faults.hold(ok, "/run/command", message);
             let quoted = |argument: &String| format!("'{}'", argument.replace('\'', r"'\''"));
             let words: Vec<String> = command.iter().map(quoted).collect();
             ok.then(|| (Runtime::Bash, format!("exec -- {}", words.join(" "))))
@@ -350,7 +349,7 @@ fn parameters(given: Option<Value>, examples: &[Value], faults: &mut Faults) -> 
             "is not what the parameter itself must be",
         );
     }
-    faults.expect(examples.len() <= EXAMPLES_MAX, "/examples", format!("must be at most {EXAMPLES_MAX}"));
+    faults.hold(examples.len() <= EXAMPLES_MAX, "/examples", format!("must be at most {EXAMPLES_MAX}"));
     for (i, example) in examples.iter().take(EXAMPLES_MAX).enumerate() {
         match example {
             Value::Object(parameters) => {
