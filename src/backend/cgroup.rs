@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cgroups_rs::fs::MaxValue;
-use cgroups_rs::fs::cpu::CpuController;
-use cgroups_rs::fs::memory::{MemController, SetMemory};
-use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::MaxValue;
+use cgroups_rs::cpu::CpuController;
+use cgroups_rs::memory::{MemController, SetMemory};
+use cgroups_rs::pid::PidController;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 
@@ -455,7 +455,7 @@ impl Leaf {
 
     /// Forks refused at pids.max.
     pub fn refused_forks(&self) -> Option<u64> {
-        PidController::new(self.path.clone(), self.path.clone(), true).get_pid_events().ok()
+        PidController::new(self.path.clone(), true).get_pid_events().ok()
     }
 
     /// memory.events: processes that the OOM killer took, and allocations that hit the limit.
@@ -466,11 +466,7 @@ impl Leaf {
 
     /// High-water mark of memory, where the kernel keeps one (5.19 and later).
     pub fn memory_peak(&self) -> Option<u64> {
-        let memory = MemController::new(self.path.clone(), self.path.clone(), true);
-        if !self.path.join("memory.peak").exists() {
-            return None;
-        }
-        Some(memory.memory_stat().max_usage_in_bytes)
+        self.read("memory.peak").ok()?.trim_end().parse().ok()
     }
 
     /// The process of it that is `inner` in its innermost pid namespace.
@@ -572,12 +568,12 @@ fn counter(text: &str, key: &str) -> Option<u64> {
 fn set_memory(path: &Path, bytes: u64) -> io::Result<()> {
     let max = Some(MaxValue::Value(bytes.min(i64::MAX as u64) as i64));
     let set = SetMemory { max, low: None, high: None, min: None };
-    MemController::new(path.into(), path.into(), true).set_mem(set).map_err(io::Error::other)
+    MemController::new(path.into(), true).set_mem(set).map_err(io::Error::other)
 }
 
 fn set_pids(path: &Path, most: u64) -> io::Result<()> {
     let max = MaxValue::Value(most.min(i64::MAX as u64) as i64);
-    PidController::new(path.into(), path.into(), true).set_pid_max(max).map_err(io::Error::other)
+    PidController::new(path.into(), true).set_pid_max(max).map_err(io::Error::other)
 }
 
 fn quota_us(centipercent: u32) -> u64 {
@@ -585,7 +581,7 @@ fn quota_us(centipercent: u32) -> u64 {
 }
 
 fn set_cpu(path: &Path, centipercent: u32) -> io::Result<()> {
-    CpuController::new(path.into(), path.into(), true)
+    CpuController::new(path.into(), true)
         .set_cfs_quota_and_period(Some(quota_us(centipercent) as i64), Some(CPU_PERIOD_US))
         .map_err(io::Error::other)
 }
