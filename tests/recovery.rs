@@ -140,7 +140,7 @@ fn a_front_that_goes_away_takes_its_calls_along_and_leaves_what_is_detached() {
     let (entries, fds) = front.list();
     assert_eq!(entries.len(), 1);
     assert_eq!((entries[0].id.as_str(), entries[0].outputs, entries[0].end.clone()), (id.as_str(), true, None));
-    assert_eq!(fds.len(), 2);
+    assert_eq!(fds.len(), 3);
     let mut fds = fds.into_iter();
     let (out, err) = (read_all(fds.next().unwrap()), read_all(fds.next().unwrap()));
     assert_eq!(front.wait_exited(&id).outcome, OutcomeWire::Exited { code: 7 });
@@ -270,7 +270,7 @@ fn ends_that_nobody_takes_do_not_choke_the_engine() {
     let descriptors = machine::times(1024, 160);
     let engine = Engine::start_under(&["/usr/bin/prlimit", &format!("--nofile={descriptors}:{descriptors}")]);
     let mut front = engine.connect();
-    // Two each: more than there are.
+    // Three each: more than there are.
     for n in 0..descriptors * 6 / 10 {
         let id = random_id();
         let mut asked = create(&id, LevelWire::Standard);
@@ -282,7 +282,7 @@ fn ends_that_nobody_takes_do_not_choke_the_engine() {
             other => panic!("after {n}: {other:?}"),
         }
         let (out, err, mut fds) = pipes();
-        fds.extend([out, err]);
+        fds.extend([out, err, nothing()]);
         let seq = front.send(Verb::Exec(command), &fds);
         drop(fds);
         assert!(matches!(front.reply_to(seq).0, Reply::Started { .. }), "after {n}");

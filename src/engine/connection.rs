@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::sys::packet;
-use crate::wire::{FDS_MAX, FromMonitor, LIST_PAGE, PACKET_BYTES_MAX, Request, decode, encode};
+use crate::wire::{FDS_MAX, FromMonitor, LIST_PAGE, OUTPUTS, PACKET_BYTES_MAX, Request, decode, encode};
 
 /// Packets that may wait for a slow front; one more and it is dropped.
 const BACKLOG_MAX: usize = 4096;
@@ -55,7 +55,7 @@ impl Connection {
 
     /// Sends or queues. `Err`: this connection is of no more use.
     pub fn send(&mut self, message: &FromMonitor, fds: Vec<OwnedFd>) -> io::Result<()> {
-        debug_assert!(fds.len() <= 2 * LIST_PAGE);
+        debug_assert!(fds.len() <= OUTPUTS * LIST_PAGE);
         let bytes = encode(message).map_err(io::Error::other)?;
         if self.backlog.is_empty() {
             match packet::send(self.fd(), &bytes, &packet::raw(&fds)) {

@@ -11,10 +11,10 @@ use super::monitor::Monitor;
 use super::passed::is_pipe;
 use super::sandbox::{ConnectionKey, Run, Sandbox, Sender, WaitingExec};
 use super::states::State;
-use super::verbs::stat_of;
+use super::verbs::{built, stat_of};
 use crate::launch::channel::{FromInit, ToInit, numbers, receive, send};
 use crate::spec::{Clock, KilledBy, Outcome, SandboxId};
-use crate::wire::{EndWire, Event, FromMonitor, LifetimeWire, Refusal, Reply};
+use crate::wire::{EndWire, Event, FromMonitor, LifetimeWire, Refusal, Reply, StatWire};
 
 /// Refused forks after which a sandbox is ended (the contract's number).
 const REFUSED_FORKS_MAX: u64 = 1000;
@@ -79,6 +79,7 @@ impl Monitor {
             }
             (FromInit::Started { pid, landlock }, State::Starting) => {
                 sandbox.state = State::Running;
+                sandbox.landlock = landlock.clone();
                 if let Some(run) = &mut sandbox.run {
                     run.started = true;
                     run.pid = Some(pid);
@@ -127,11 +128,13 @@ impl Monitor {
 
     /// A command that was killed while it started still counts as one that ran, if it did.
     fn late_news(&mut self, key: u64, message: FromInit) {
-        let Some(run) = self.sandboxes.get_mut(&key).and_then(|s| s.run.as_mut()) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&key) else { return };
+        let Some(run) = sandbox.run.as_mut() else { return };
         match message {
             FromInit::Started { pid, landlock } => {
                 run.started = true;
                 run.pid = Some(pid);
+                sandbox.landlock = landlock.clone();
                 self.answer_exec(key, Reply::Started { landlock });
             }
             FromInit::Ended(end) if run.end.is_none() => run.end = Some((end, Instant::now())),
@@ -353,7 +356,7 @@ impl Monitor {
             && let Some(end) = sandbox.end.take()
         {
             let outputs = std::mem::take(&mut sandbox.outputs);
-            let mut stat = stat_of(&sandbox);
+            let mut stat = StatWire { built: built(&sandbox), ..stat_of(&sandbox) };
             stat.state = "ended".into();
             self.keep_end(stat, end, outputs);
         }

@@ -22,7 +22,7 @@ use crate::policy::plan::Rules;
 use crate::spec::{HostChecks, HostFacts, KilledBy, Outcome, SandboxId};
 use crate::sys::packet;
 use crate::telemetry::manager;
-use crate::wire::{CapacityWire, EndWire, FromMonitor, PACKET_BYTES_MAX, Refusal, Reply, StatWire};
+use crate::wire::{CapacityWire, EndWire, FromMonitor, OUTPUTS, PACKET_BYTES_MAX, Refusal, Reply, StatWire};
 
 /// Fronts at once: one, its successor, and room for a look from outside.
 const CONNECTIONS_MAX: usize = 8;
@@ -93,6 +93,8 @@ pub struct Settings {
     pub minimal_enabled: bool,
     /// Uids that may connect, beside root.
     pub front_uid: u32,
+    /// Another one with every start.
+    pub instance: u64,
     /// Ended detached sandboxes whose output is kept; of older ones only the end is.
     pub outputs_kept_max: usize,
 }
@@ -481,7 +483,7 @@ impl Monitor {
             oldest.outputs.clear();
             oldest.stat.outputs = false;
         }
-        stat.outputs = outputs.len() == 2;
+        stat.outputs = outputs.len() == OUTPUTS;
         stat.end = Some(end);
         self.ended.push_back(Ended { stat, outputs });
     }

@@ -9,7 +9,7 @@ use crate::backend::process::Live;
 use crate::launch::channel::CommandEnd;
 use crate::policy::plan::Plan;
 use crate::spec::{Command, End, Enforced, Outcome, SandboxId, Usage};
-use crate::wire::{EndWire, LifetimeWire};
+use crate::wire::{EndWire, LandlockWire, LifetimeWire};
 
 /// A connection's number; never used twice.
 pub type ConnectionKey = u64;
@@ -42,6 +42,8 @@ pub struct Sandbox {
     pub destroy: bool,
     /// Read back when it was ready, and found to be what the plan says.
     pub enforced: Option<Enforced>,
+    /// What the command put on itself, once it was started.
+    pub landlock: Option<LandlockWire>,
     /// The command's end, once it was told.
     pub end: Option<EndWire>,
     /// Set until it is a call's, where it was built ahead.
@@ -110,6 +112,7 @@ impl Sandbox {
             resident_bytes: 0,
             destroy: false,
             enforced: None,
+            landlock: None,
             end: None,
             ahead,
             next_check: None,

@@ -23,7 +23,7 @@ use crate::policy::{BOX_ID_DEFAULT, FRONT_ID_DEFAULT};
 use crate::spec::{CgroupChecks, LeaseChecks, LeaseState};
 use crate::sys::process::{self, Resource};
 use crate::sys::{mount, packet};
-use crate::wire::CapacityWire;
+use crate::wire::{CapacityWire, OUTPUTS};
 
 /// The configuration, checked to be root's, and where it came from.
 #[derive(Debug)]
@@ -97,7 +97,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
     if let Err(e) = core_limit() {
         tracing::warn!(error = %e, "the core limit can not be set to 1 byte");
     }
-    // Each sandbox holds a few, each end of a detached one that nobody has taken holds two.
+    // Each sandbox holds a few, each end of a detached one that nobody has taken holds three.
+    let mut instance = [0; 8];
+    getrandom::fill(&mut instance).map_err(io::Error::other).named("random bytes")?;
     let descriptors = process::raise(Resource::OpenFiles).named("open files")?;
     let run = Directories::make(&config.run_dir)?;
     let (journal, left) = Journal::open(&run.own.join("journal")).named("journal")?;
@@ -150,8 +152,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
         capacity: CapacityWire { sandboxes_max: config.capacity.sandboxes, memory_bytes_max: limits.memory_bytes },
         minimal_enabled: config.levels.minimal,
         front_uid,
+        instance: u64::from_ne_bytes(instance),
         // A quarter of the descriptors.
-        outputs_kept_max: (descriptors / 8) as usize,
+        outputs_kept_max: (descriptors / (4 * OUTPUTS as u64)) as usize,
         source,
         config,
     };

@@ -14,8 +14,8 @@ use crate::policy::RUNTIMES;
 use crate::policy::plan::{self, Ask, Plan, plan};
 use crate::spec::{KilledBy, Level, Outcome, SandboxId};
 use crate::wire::{
-    Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, LimitsWire, PROTOCOL, Refusal, Reply, Request, StatWire, Verb,
-    WhyWire,
+    BuiltWire, Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, LimitsWire, OUTPUTS, PROTOCOL, Refusal, Reply,
+    Request, StatWire, Verb, WhyWire,
 };
 
 /// How long pid 1 may take to be ready, counted from its request: on a slow host with many at once it waits its turn for
@@ -61,7 +61,8 @@ impl Monitor {
             connection.greeted = true;
         }
         let capacity = self.settings.capacity;
-        let hello = Reply::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned(), capacity };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let hello = Reply::Hello { protocol: PROTOCOL, version, capacity, instance: self.settings.instance };
         self.reply(from, seq, hello, Vec::new());
     }
 
@@ -227,7 +228,7 @@ impl Monitor {
             return self.violation(from, seq, "a second Exec for one sandbox");
         }
         if sandbox.lifetime == LifetimeWire::Detached {
-            sandbox.outputs = fds.split_off(fds.len() - 2);
+            sandbox.outputs = fds.split_off(fds.len() - OUTPUTS);
         }
         // The sandbox's own limit is the most; a front that asks for more gets no more.
         let wall = Duration::from_millis(exec.wall_ms.clamp(1, sandbox.plan.limits.wall_ms));
@@ -273,14 +274,14 @@ impl Monitor {
         if let Some(sandbox) = self.sandboxes.get(&key) {
             let inner = sandbox.run.as_ref().and_then(|run| run.pid);
             let command_pid = inner.and_then(|pid| sandbox.live.host_pid(pid));
-            let stat = StatWire { command_pid, ..stat_of(sandbox) };
+            let stat = StatWire { command_pid, built: built(sandbox), ..stat_of(sandbox) };
             self.reply(from, seq, Reply::Stat(stat), Vec::new());
         }
     }
 
     fn list(&mut self, from: ConnectionKey, seq: u32, after: Option<String>) {
         let mut all: Vec<(StatWire, &[OwnedFd])> =
-            self.ended.iter().map(|e| (e.stat.clone(), &e.outputs[..])).collect();
+            self.ended.iter().map(|e| (StatWire { built: None, ..e.stat.clone() }, &e.outputs[..])).collect();
         all.extend(self.by_id.values().filter_map(|key| self.sandboxes.get(key)).map(|s| (stat_of(s), &s.outputs[..])));
         all.sort_by(|a, b| a.0.id.cmp(&b.0.id));
         let mut page: Vec<_> = all.into_iter().filter(|(s, _)| after.as_ref().is_none_or(|a| s.id > *a)).collect();
@@ -292,7 +293,7 @@ impl Monitor {
             let copies: Result<Vec<OwnedFd>, _> = outputs.iter().map(|fd| fd.as_fd().try_clone_to_owned()).collect();
             match copies {
                 Ok(copies) => {
-                    stat.outputs = copies.len() == 2;
+                    stat.outputs = copies.len() == OUTPUTS;
                     fds.extend(copies);
                 }
                 Err(e) => {
@@ -304,6 +305,13 @@ impl Monitor {
         }
         self.reply(from, seq, Reply::List { entries, more }, fds);
     }
+}
+
+/// Of a detached sandbox that is complete.
+pub(super) fn built(sandbox: &Sandbox) -> Option<Box<BuiltWire>> {
+    let created = created(sandbox).filter(|_| sandbox.lifetime == LifetimeWire::Detached)?;
+    let started = sandbox.run.as_ref().is_some_and(|run| run.started);
+    Some(Box::new(BuiltWire { created: *created, started, landlock: sandbox.landlock.clone() }))
 }
 
 pub(super) fn stat_of(sandbox: &Sandbox) -> StatWire {
@@ -319,5 +327,6 @@ pub(super) fn stat_of(sandbox: &Sandbox) -> StatWire {
         usage: sandbox.usage().into(),
         outputs: false,
         end: sandbox.end.clone().filter(|_| sandbox.lifetime == LifetimeWire::Detached),
+        built: None,
     }
 }

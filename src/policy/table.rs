@@ -39,6 +39,8 @@ pub struct Scratch {
     pub writable: bool,
 }
 
+/// The most that is kept of a stream, whatever the operator allows.
+pub(crate) const OUTPUT_BYTES_MAX: u64 = 16 * MIB;
 /// A caller may not lower a limit below what a shell needs to start.
 pub const MEMORY_BYTES_LEAST: u64 = 16 * MIB;
 pub const PIDS_LEAST: u32 = 4;
@@ -63,7 +65,7 @@ static MINIMAL: LevelTable = LevelTable {
     cpu_centipercent: Bound { default: 20_000, most: u32::MAX },
     wall_ms: WALL,
     file_size_bytes: Bound { default: 100 * MIB, most: 1024 * MIB },
-    output_bytes: Bound { default: MIB, most: 16 * MIB },
+    output_bytes: Bound { default: MIB, most: OUTPUT_BYTES_MAX },
     pids: Bound { default: 256, most: u32::MAX },
     open_files: 1024,
     network_requests: None,
@@ -78,7 +80,7 @@ static STANDARD: LevelTable = LevelTable {
     cpu_centipercent: Bound { default: 10_000, most: u32::MAX },
     wall_ms: WALL,
     file_size_bytes: Bound { default: 100 * MIB, most: 1024 * MIB },
-    output_bytes: Bound { default: MIB, most: 16 * MIB },
+    output_bytes: Bound { default: MIB, most: OUTPUT_BYTES_MAX },
     pids: Bound { default: 128, most: u32::MAX },
     open_files: 1024,
     network_requests: Some(Bound { default: 0, most: u32::MAX }),
@@ -93,7 +95,7 @@ static STRICT: LevelTable = LevelTable {
     cpu_centipercent: Bound { default: 5_000, most: u32::MAX },
     wall_ms: WALL,
     file_size_bytes: Bound { default: 16 * MIB, most: 16 * MIB },
-    output_bytes: Bound { default: MIB, most: 16 * MIB },
+    output_bytes: Bound { default: MIB, most: OUTPUT_BYTES_MAX },
     pids: Bound { default: 64, most: u32::MAX },
     open_files: 256,
     network_requests: Some(Bound { default: 0, most: 0 }),

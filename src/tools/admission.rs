@@ -215,6 +215,12 @@ impl Admission {
         }
     }
 
+    /// The share of a sandbox that is there already.
+    pub(super) fn take_over(self: &Arc<Self>, owner: &str, memory_bytes: u64) -> Permit {
+        self.lock().fair.take(owner, memory_bytes);
+        Permit { admission: Arc::clone(self), owner: owner.to_owned(), memory_bytes }
+    }
+
     fn full(&self, full: Full, retry_after: Duration) -> CallError {
         match full {
             Full::Own => {
@@ -251,6 +257,10 @@ impl Admission {
     pub(super) fn waiting(&self) -> (usize, usize) {
         let state = self.lock();
         (state.fair.waiting(), state.fair.waiting_principals())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Refuses every waiting and every later call.

@@ -1,5 +1,5 @@
 //! What happens in one execution, in order, for those who follow it: every event has a number, and whoever lost the
-//! connection goes on behind the last number that it saw.
+//! connection, or the daemon, goes on behind the last number that it saw.
 //!
 //! The log holds what a plain reply would hold (the first bytes of each stream, up to the limit of output), once, however many
 //! read it and however slowly.
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::call::CallError;
 use super::finish::{Execution, Reply};
+use crate::policy::table::OUTPUT_BYTES_MAX;
 use crate::spec::SandboxId;
 
 /// A command that writes byte by byte is told of in pieces: whoever follows looks again after this long.
@@ -45,9 +46,45 @@ pub enum What {
 
 #[derive(Clone)]
 pub struct Event {
-    /// Rising, from 1.
+    /// Rising: see [`Place`].
     pub id: u64,
     pub what: What,
+}
+
+/// Where a reader is: how much of each stream of which attempt it has. That is also what an event's number says, so a reader
+/// can go on behind any event without a list of those that were handed out, also when the daemon has been restarted since:
+/// from the highest bits down the attempt, the bytes of stdout and of stderr, and what distinguishes events between bytes. None
+/// of them ever falls before one above it has risen, so numbers rise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Place {
+    /// 0 before the first.
+    attempt: u32,
+    /// Of stdout and of stderr.
+    told: [u64; 2],
+    /// 0 behind what was told, then pings; [`END_TICK`] behind everything.
+    tick: u64,
+}
+
+/// A stream keeps 16 MiB at most, a call has six attempts at most.
+const BYTES_BITS: u32 = 25;
+const TICK_BITS: u32 = 10;
+const END_TICK: u64 = (1 << TICK_BITS) - 1;
+const _: () = assert!(OUTPUT_BYTES_MAX < 1 << BYTES_BITS);
+
+impl Place {
+    fn number(self) -> u64 {
+        let [stdout, stderr] = self.told;
+        ((u64::from(self.attempt) << BYTES_BITS | stdout) << BYTES_BITS | stderr) << TICK_BITS | self.tick
+    }
+
+    fn of(number: u64) -> Self {
+        let bytes = |shift: u32| number >> shift & ((1 << BYTES_BITS) - 1);
+        Self {
+            attempt: (number >> (2 * BYTES_BITS + TICK_BITS)) as u32,
+            told: [bytes(BYTES_BITS + TICK_BITS), bytes(TICK_BITS)],
+            tick: number & END_TICK,
+        }
+    }
 }
 
 /// The events of one execution.
@@ -60,45 +97,84 @@ pub struct Log {
 
 #[derive(Default)]
 struct State {
-    events: Vec<Event>,
-    last: u64,
-    /// The highest number that was handed out: what has not been may still grow.
-    handed: u64,
-    streams: [Tail; 2],
-    bytes: usize,
+    attempts: Vec<Attempt>,
+    end: Option<Arc<Result<Reply, CallError>>>,
+    /// The daemon stops, and the run does not: who follows comes back to the next daemon.
+    suspended: bool,
+}
+
+struct Attempt {
+    number: u32,
+    sandbox: SandboxId,
+    streams: [Told; 2],
+    /// In which order bytes came: which stream, and up to where.
+    order: Vec<(Stream, u64)>,
 }
 
 #[derive(Default)]
-struct Tail {
-    /// Of the bytes that became events.
-    offset: u64,
-    /// The beginning of a character that is not whole yet.
-    rest: Vec<u8>,
+struct Told {
+    bytes: Vec<u8>,
+    /// Those before the beginning of a character that is not whole yet.
+    whole: usize,
+}
+
+impl Attempt {
+    /// Everything before `whole` may be told from now on.
+    fn tell(&mut self, stream: Stream, whole: usize) {
+        self.streams[stream as usize].whole = whole;
+        match self.order.last_mut() {
+            Some((last, to)) if *last == stream => *to = whole as u64,
+            _ => self.order.push((stream, whole as u64)),
+        }
+    }
+
+    fn told(&self) -> [u64; 2] {
+        self.streams.each_ref().map(|stream| stream.whole as u64)
+    }
 }
 
 impl State {
-    fn push(&mut self, what: What) {
-        self.last += 1;
-        self.events.push(Event { id: self.last, what });
+    fn place(&self) -> Place {
+        let last = self.attempts.last();
+        let tick = if self.end.is_some() { END_TICK } else { 0 };
+        Place { attempt: last.map_or(0, |a| a.number), told: last.map_or([0; 2], Attempt::told), tick }
     }
 
-    /// `whole`: the bytes are characters, or never were any, and may be told together with those before them.
-    fn output(&mut self, stream: Stream, mut bytes: Vec<u8>, whole: bool) {
-        let tail = &mut self.streams[stream as usize];
-        let offset = tail.offset;
-        tail.offset += bytes.len() as u64;
-        self.bytes += bytes.len();
-        if whole
-            && let Some(Event { id, what: What::Output { stream: of, bytes: last, .. } }) = self.events.last_mut()
-            && *of == stream
-            && *id > self.handed
-            && last.len() + bytes.len() <= CHUNK_BYTES_MAX
-        {
-            last.append(&mut bytes);
-            return;
+    /// Adds to `events` what `attempt` has behind `place`, which is in it or before; whether there was room for all.
+    fn read(attempt: &Attempt, place: &mut Place, events: &mut Vec<Event>, room: &mut usize) -> bool {
+        if place.attempt != attempt.number {
+            *place = Place { attempt: attempt.number, ..Place::default() };
+            let what = What::Started { attempt: attempt.number, sandbox: attempt.sandbox.clone() };
+            events.push(Event { id: place.number(), what });
         }
-        self.push(What::Output { stream, offset, bytes });
+        for &(stream, to) in &attempt.order {
+            let bytes = &attempt.streams[stream as usize].bytes;
+            while place.told[stream as usize] < to {
+                if events.len() >= TAKEN_MAX || *room == 0 {
+                    return false;
+                }
+                let offset = place.told[stream as usize];
+                let piece = piece(&bytes[offset as usize..to as usize], (*room).min(CHUNK_BYTES_MAX));
+                *room = room.saturating_sub(piece.len());
+                *place = Place { tick: 0, ..*place };
+                place.told[stream as usize] += piece.len() as u64;
+                let what = What::Output { stream, offset, bytes: piece.to_vec() };
+                events.push(Event { id: place.number(), what });
+            }
+        }
+        true
     }
+}
+
+/// The first `most` bytes, or fewer: none of its characters is cut.
+fn piece(bytes: &[u8], most: usize) -> &[u8] {
+    let Some(rest) = bytes.get(most..) else { return bytes };
+    if rest.first().is_none_or(|byte| byte & 0xc0 != 0x80) {
+        return &bytes[..most];
+    }
+    // A character has four bytes at most; what has no beginning within those is none.
+    let at = (most.saturating_sub(3)..most).rev().find(|at| bytes[*at] & 0xc0 != 0x80);
+    &bytes[..at.filter(|at| *at > 0).unwrap_or(most)]
 }
 
 impl Default for Log {
@@ -117,34 +193,23 @@ impl Log {
         self.changed.send_replace(());
     }
 
-    pub(super) fn started(&self, attempt: u32, sandbox: SandboxId) {
-        self.tell(|state| {
-            state.streams = Default::default();
-            state.push(What::Started { attempt, sandbox });
-        });
+    pub(super) fn started(&self, number: u32, sandbox: SandboxId) {
+        let attempt = Attempt { number, sandbox, streams: Default::default(), order: Vec::new() };
+        self.tell(|state| state.attempts.push(attempt));
     }
 
-    /// Bytes that the reply will hold, too.
+    /// Bytes that the reply will hold, too; of the command that was started last.
     pub(super) fn output(&self, stream: Stream, chunk: &[u8]) {
         if chunk.is_empty() {
             return;
         }
         self.tell(|state| {
-            let mut bytes = std::mem::take(&mut state.streams[stream as usize].rest);
-            bytes.extend_from_slice(chunk);
-            let cut = super::output::incomplete_tail(&bytes);
-            state.streams[stream as usize].rest = bytes.split_off(bytes.len() - cut);
-            // In pieces of whole characters.
-            while bytes.len() > CHUNK_BYTES_MAX {
-                let at = (CHUNK_BYTES_MAX - 3..=CHUNK_BYTES_MAX)
-                    .rev()
-                    .find(|at| bytes[*at] & 0xc0 != 0x80)
-                    .unwrap_or(CHUNK_BYTES_MAX);
-                let rest = bytes.split_off(at);
-                state.output(stream, std::mem::replace(&mut bytes, rest), true);
-            }
-            if !bytes.is_empty() {
-                state.output(stream, bytes, true);
+            let Some(attempt) = state.attempts.last_mut() else { return };
+            let told = &mut attempt.streams[stream as usize];
+            told.bytes.extend_from_slice(chunk);
+            let whole = told.bytes.len() - super::output::incomplete_tail(&told.bytes[told.whole..]);
+            if whole > told.whole {
+                attempt.tell(stream, whole);
             }
         });
     }
@@ -153,27 +218,39 @@ impl Log {
     pub(super) fn end(&self, result: Result<Reply, CallError>) {
         self.tell(|state| {
             for stream in [Stream::Stdout, Stream::Stderr] {
-                let rest = std::mem::take(&mut state.streams[stream as usize].rest);
-                if !rest.is_empty() {
-                    state.output(stream, rest, false);
+                if let Some(attempt) = state.attempts.last_mut()
+                    && let told = &attempt.streams[stream as usize]
+                    && told.whole < told.bytes.len()
+                {
+                    let all = told.bytes.len();
+                    attempt.tell(stream, all);
                 }
             }
-            state.push(What::End(Arc::new(result)));
+            state.end = Some(Arc::new(result));
         });
+    }
+
+    /// Ends the connections of those who follow.
+    pub(super) fn suspend(&self) {
+        self.tell(|state| state.suspended = true);
     }
 
     /// How it ended, once it has.
     pub fn result(&self) -> Option<Arc<Result<Reply, CallError>>> {
-        match self.lock().events.last() {
-            Some(Event { what: What::End(result), .. }) => Some(Arc::clone(result)),
-            _ => None,
-        }
+        self.lock().end.clone()
     }
 
-    /// The number of its last event so far, and whether it is the last of all.
-    pub fn last(&self) -> (u64, bool) {
+    /// Whether an event behind the one with the number `after` came or can come; `None` where that one was never told.
+    pub fn goes_on(&self, after: u64) -> Option<bool> {
         let state = self.lock();
-        (state.last, matches!(state.events.last(), Some(Event { what: What::End(_), .. })))
+        let (after, last) = (Place::of(after), state.place());
+        let told = match after.attempt {
+            0 => [0; 2],
+            number => state.attempts.iter().find(|attempt| attempt.number == number)?.told(),
+        };
+        let is_ours = after.told.iter().zip(told).all(|(after, told)| *after <= told)
+            && (after.tick != END_TICK || after == last);
+        is_ours.then_some(after != last || last.tick != END_TICK)
     }
 
     /// The reply of one that has ended with one, as `render` writes it; `None` where there is none.
@@ -189,39 +266,30 @@ impl Log {
     /// About what it holds in memory.
     pub(super) fn held_bytes(&self) -> usize {
         let state = self.lock();
-        let end = match state.events.last() {
-            Some(Event { what: What::End(result), .. }) => result.as_ref().as_ref().map_or(0, |r| r.held_bytes()),
-            _ => 0,
+        let of_attempt = |attempt: &Attempt| {
+            let streams: usize = attempt.streams.iter().map(|told| told.bytes.capacity()).sum();
+            size_of::<Attempt>() + streams + attempt.order.capacity() * size_of::<(Stream, u64)>()
         };
+        let end = state.end.as_ref().and_then(|end| end.as_ref().as_ref().ok()).map_or(0, |reply| reply.held_bytes());
         // The reply is there as a value and, once somebody asks, as text.
-        state.bytes + 2 * end + state.events.len() * size_of::<Event>()
+        state.attempts.iter().map(of_attempt).sum::<usize>() + 2 * end
     }
 
-    /// The next events behind `after`, and whether the last one is among them.
-    fn take(&self, after: u64) -> (Vec<Event>, bool) {
-        let mut state = self.lock();
-        let from = state.events.partition_point(|event| event.id <= after);
+    /// The next events behind `place`, which moves; whether the last one is among them.
+    fn take(&self, place: &mut Place) -> (Vec<Event>, bool) {
+        let state = self.lock();
+        let mut events = Vec::new();
         let mut room = TAKEN_BYTES_MAX;
-        let fits = |event: &&Event| {
-            let bytes = if let What::Output { bytes, .. } = &event.what { bytes.len() } else { 0 };
-            let first = room == TAKEN_BYTES_MAX;
-            room = room.saturating_sub(bytes.max(1));
-            first || room > 0
-        };
-        let taken: Vec<Event> = state.events[from..].iter().take(TAKEN_MAX).take_while(fits).cloned().collect();
-        if let Some(last) = taken.last() {
-            state.handed = state.handed.max(last.id);
+        let from = state.attempts.partition_point(|attempt| attempt.number < place.attempt);
+        let all = state.attempts[from..].iter().all(|attempt| State::read(attempt, place, &mut events, &mut room));
+        match &state.end {
+            Some(end) if all && place.tick != END_TICK => {
+                place.tick = END_TICK;
+                events.push(Event { id: place.number(), what: What::End(Arc::clone(end)) });
+                (events, true)
+            }
+            _ => (events, false),
         }
-        let ended = matches!(taken.last(), Some(Event { what: What::End(_), .. }));
-        (taken, ended)
-    }
-
-    /// A ping has a number as any event, but is not kept.
-    fn ping(&self) -> Event {
-        let mut state = self.lock();
-        state.last += 1;
-        state.handed = state.last;
-        Event { id: state.last, what: What::Ping }
     }
 }
 
@@ -229,16 +297,16 @@ impl Log {
 pub struct Reader {
     log: Arc<Log>,
     changed: watch::Receiver<()>,
-    after: u64,
+    place: Place,
     ended: bool,
     ping: Duration,
 }
 
 impl Reader {
-    /// Behind the event `after`; 0: from the beginning.
+    /// Behind the event with the number `after`; 0: from the beginning.
     pub fn new(log: Arc<Log>, after: u64) -> Self {
         let changed = log.changed.subscribe();
-        Self { log, changed, after, ended: false, ping: PING }
+        Self { log, changed, place: Place::of(after), ended: false, ping: PING }
     }
 
     pub fn log(&self) -> &Arc<Log> {
@@ -247,28 +315,26 @@ impl Reader {
 
     /// The next events, at least one; empty after the last.
     pub async fn next(&mut self) -> Vec<Event> {
-        if self.ended {
+        if self.ended || self.place.tick == END_TICK {
             return Vec::new();
         }
         let ping = Instant::now() + self.ping;
         loop {
             self.changed.mark_unchanged();
-            let (events, ended) = self.log.take(self.after);
-            if let Some(last) = events.last() {
-                (self.after, self.ended) = (last.id, ended);
+            let (events, ended) = self.log.take(&mut self.place);
+            if !events.is_empty() {
+                self.ended = ended;
                 return events;
             }
-            // A number from another execution, or beyond the end: there is nothing more to come.
-            if self.log.result().is_some() {
-                self.ended = true;
+            if self.log.lock().suspended {
                 return Vec::new();
             }
             match tokio::time::timeout_at(ping, self.changed.changed()).await {
                 Ok(Ok(())) => tokio::time::sleep(GATHERED_FOR).await,
                 _ => {
-                    let event = self.log.ping();
-                    self.after = event.id;
-                    return vec![event];
+                    // The last number before the end's comes again, if a run is ever as quiet as that.
+                    self.place.tick = (self.place.tick + 1).min(END_TICK - 1);
+                    return vec![Event { id: self.place.number(), what: What::Ping }];
                 }
             }
         }
@@ -279,55 +345,98 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn told(events: &[Event]) -> Vec<(u64, Stream, u64, String)> {
+    fn sandbox() -> SandboxId {
+        SandboxId::from_random([0; 16])
+    }
+
+    fn told(events: &[Event]) -> Vec<(Stream, u64, String)> {
         events
             .iter()
             .filter_map(|e| match &e.what {
                 What::Output { stream, offset, bytes } => {
-                    Some((e.id, *stream, *offset, String::from_utf8(bytes.clone()).unwrap()))
+                    Some((*stream, *offset, String::from_utf8(bytes.clone()).unwrap()))
                 }
                 _ => None,
             })
             .collect()
     }
 
+    fn numbers(events: &[Event]) -> Vec<u64> {
+        events.iter().map(|event| event.id).collect()
+    }
+
+    #[test]
+    fn numbers_say_places_and_rise_with_each_of_their_parts() {
+        let places = [
+            Place { attempt: 0, told: [0, 0], tick: 1 },
+            Place { attempt: 1, told: [0, 0], tick: 0 },
+            Place { attempt: 1, told: [0, 1], tick: 0 },
+            Place { attempt: 1, told: [0, 1], tick: 1 },
+            Place { attempt: 1, told: [0, 1 << 24], tick: 0 },
+            Place { attempt: 1, told: [1, 1 << 24], tick: 0 },
+            Place { attempt: 1, told: [1 << 24, 1 << 24], tick: END_TICK - 1 },
+            Place { attempt: 1, told: [1 << 24, 1 << 24], tick: END_TICK },
+            Place { attempt: 6, told: [0, 0], tick: 0 },
+            Place { attempt: 6, told: [1 << 24, 1 << 24], tick: END_TICK },
+        ];
+        assert!(places.windows(2).all(|two| two[0].number() < two[1].number()));
+        for place in places {
+            assert_eq!(Place::of(place.number()), place);
+        }
+    }
+
     #[tokio::test]
     async fn who_comes_back_goes_on_where_it_was() {
         let log = Arc::new(Log::default());
-        log.started(1, SandboxId::from_random([0; 16]));
+        assert_eq!((log.goes_on(0), log.goes_on(1), log.goes_on(END_TICK)), (Some(true), Some(true), None));
+        log.started(1, sandbox());
         log.output(Stream::Stdout, b"ab");
         log.output(Stream::Stdout, b"c");
         let mut reader = Reader::new(Arc::clone(&log), 0);
         let first = reader.next().await;
-        assert_eq!(told(&first), [(2, Stream::Stdout, 0, "abc".into())]);
-        // What was handed out does not grow any more.
+        assert_eq!(told(&first), [(Stream::Stdout, 0, "abc".into())]);
         log.output(Stream::Stdout, b"d");
         log.output(Stream::Stderr, b"e");
         log.output(Stream::Stdout, b"f");
-        let mut again = Reader::new(Arc::clone(&log), 2);
+        let mut again = Reader::new(Arc::clone(&log), first.last().unwrap().id);
         let rest = again.next().await;
         assert_eq!(
             told(&rest),
-            [
-                (3, Stream::Stdout, 3, "d".into()),
-                (4, Stream::Stderr, 0, "e".into()),
-                (5, Stream::Stdout, 4, "f".into())
-            ]
+            [(Stream::Stdout, 3, "d".into()), (Stream::Stderr, 0, "e".into()), (Stream::Stdout, 4, "f".into())]
         );
-        assert_eq!(told(&reader.next().await), told(&rest));
+        assert_eq!(numbers(&reader.next().await), numbers(&rest));
+        // Another attempt begins anew; who was in the first one hears the rest of it.
+        log.started(2, sandbox());
+        log.output(Stream::Stderr, b"g");
         log.end(Err(CallError::Draining));
-        let end = again.next().await;
-        assert!(matches!(end[..], [Event { id: 6, what: What::End(_) }]));
-        assert!(again.next().await.is_empty());
-        // From the beginning, and from beyond the end.
+        let last = Reader::new(Arc::clone(&log), rest[1].id).next().await;
+        assert_eq!(told(&last), [(Stream::Stdout, 4, "f".into()), (Stream::Stderr, 0, "g".into())]);
+        assert!(matches!(last[1].what, What::Started { attempt: 2, .. }));
+        let end = last.last().unwrap();
+        assert!(matches!(end.what, What::End(_)));
         let mut all = Reader::new(Arc::clone(&log), 0);
-        assert_eq!(all.next().await.len(), 6);
-        assert!(Reader::new(log, 99).next().await.is_empty());
+        let every = all.next().await;
+        assert!(all.next().await.is_empty());
+        assert!(numbers(&every).windows(2).all(|two| two[0] < two[1]));
+        for event in &every {
+            assert_eq!(log.goes_on(event.id), Some(event.id != end.id));
+        }
+        // Behind the end, beyond a stream, another attempt, the end of one before: never told.
+        for number in [
+            end.id + 1,
+            Place { attempt: 1, told: [6, 0], tick: 0 }.number(),
+            Place { attempt: 3, told: [0, 0], tick: 0 }.number(),
+            Place { attempt: 1, told: [5, 1], tick: END_TICK }.number(),
+            u64::MAX,
+        ] {
+            assert_eq!(log.goes_on(number), None, "{number:#x}");
+        }
     }
 
     #[tokio::test]
     async fn characters_are_not_cut_and_large_output_comes_in_pieces() {
         let log = Arc::new(Log::default());
+        log.started(1, sandbox());
         let text = "é".repeat(100_000);
         for chunk in text.as_bytes().chunks(16_383) {
             log.output(Stream::Stdout, chunk);
@@ -346,7 +455,8 @@ mod tests {
                     assert_eq!(offset, next);
                     assert!(bytes.len() <= CHUNK_BYTES_MAX);
                     next += bytes.len() as u64;
-                    assert!(std::str::from_utf8(&bytes).is_ok() || bytes == "é".as_bytes()[..1]);
+                    // What never became a character is told at the end.
+                    assert!(std::str::from_utf8(&bytes).is_ok() || next == 200_001);
                     all.extend(bytes);
                 }
             }
@@ -354,17 +464,32 @@ mod tests {
         assert_eq!(all, [text.as_bytes(), &"é".as_bytes()[..1]].concat());
     }
 
+    #[test]
+    fn bytes_that_are_no_characters_are_cut_anywhere() {
+        let bytes = [0x80; 100];
+        assert_eq!(piece(&bytes, 10).len(), 10);
+        assert_eq!(piece(&bytes, 200).len(), 100);
+        assert_eq!(piece("aé".as_bytes(), 2), b"a");
+        assert_eq!(piece("é".as_bytes(), 1).len(), 1);
+    }
+
     #[tokio::test]
     async fn silence_is_told_with_a_number_of_its_own() {
         let log = Arc::new(Log::default());
+        log.started(1, sandbox());
         log.output(Stream::Stdout, b"a");
         let mut reader = Reader { ping: Duration::from_millis(20), ..Reader::new(Arc::clone(&log), 0) };
-        assert_eq!(reader.next().await[0].id, 1);
-        let ping = reader.next().await;
-        assert!(matches!(ping[..], [Event { id: 2, what: What::Ping }]));
+        let first = reader.next().await;
+        let pings = [reader.next().await, reader.next().await];
+        for ping in &pings {
+            assert!(matches!(ping[..], [Event { what: What::Ping, .. }]));
+        }
         log.output(Stream::Stdout, b"b");
-        let mut other = Reader::new(log, 2);
-        assert_eq!(other.next().await[0].id, 3);
-        assert_eq!(reader.next().await[0].id, 3);
+        let mut other = Reader::new(log, pings[1][0].id);
+        let last = other.next().await;
+        assert_eq!(told(&last), [(Stream::Stdout, 1, "b".into())]);
+        assert_eq!(numbers(&reader.next().await), numbers(&last));
+        let ids = [first[1].id, pings[0][0].id, pings[1][0].id, last[0].id];
+        assert!(ids.windows(2).all(|two| two[0] < two[1]));
     }
 }

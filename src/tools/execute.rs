@@ -18,11 +18,15 @@ use super::kept::Kept;
 use super::live::{Entry, Following, Listed, Live};
 use super::plan::{self, Plan};
 use super::principal::Principal;
+use super::recover::Taken;
 use super::registry::{Registered, Registry};
-use super::replies::{Enter, Replies};
+use super::replies::{Enter, Replies, Reserved};
 use super::run::{Attempt, Ran, random};
 use super::schema::Violation;
+use super::spool::{Line, Spool, Spools};
+use super::stored::{StoredCall, StoredEnd, StoredError};
 use crate::config::Config;
+use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::spec::{ExecutionId, KilledBy, LimitHit, LimitKind, Outcome, capped};
 use crate::telemetry::metrics::{Metrics, Now};
 use crate::wire::client::{ClientError, Monitor};
@@ -46,19 +50,21 @@ pub enum RegisterToolError {
 /// Runs calls. One per daemon.
 pub struct Service {
     config: RwLock<Arc<Config>>,
-    monitor: Arc<Monitor>,
-    registry: Registry,
+    pub(super) monitor: Arc<Monitor>,
+    pub(super) registry: Registry,
     catalogue: Catalogue,
-    cache: Cache,
-    admission: Arc<Admission>,
-    live: Arc<Live>,
-    kept: Kept,
-    replies: Arc<Replies>,
+    pub(super) cache: Cache,
+    pub(super) admission: Arc<Admission>,
+    pub(super) live: Arc<Live>,
+    pub(super) kept: Kept,
+    pub(super) replies: Arc<Replies>,
     metrics: Metrics,
+    /// Where runs without a caller are kept.
+    pub(super) spools: Option<Spools>,
 }
 
 impl Service {
-    pub fn new(config: Arc<Config>, monitor: Arc<Monitor>, tools: Directories) -> Self {
+    pub fn new(config: Arc<Config>, monitor: Arc<Monitor>, tools: Directories, spools: Option<Spools>) -> Self {
         let metrics = Metrics::new();
         let registry = Registry::built_in();
         let catalogue = Catalogue::open(tools, &registry);
@@ -73,6 +79,7 @@ impl Service {
             kept: Kept::default(),
             replies: Arc::default(),
             metrics,
+            spools,
         }
     }
 
@@ -205,6 +212,8 @@ impl Service {
         let unknown = || CallError::UnknownTool(capped(&call.tool, 64));
         let tool = self.registry.get(&call.tool).ok_or_else(unknown)?;
         let work = tool.schema().work(text / VALUE_BYTES + 1);
+        let stored = (following == Following::Detached && self.spools.is_some())
+            .then(|| StoredCall::new(&call, tool.about(), principal, once.as_ref()));
         let (plan, context) = aside(text.saturating_add(work as usize), {
             let (tool, principal, config) = (Arc::clone(&tool), principal.clone(), self.config());
             move || plan::plan(call, &*tool, &principal, &config, epoch)
@@ -261,10 +270,20 @@ impl Service {
                 return Ok(Begun::Stored(reply));
             }
             let about = reply.tool.about();
-            let entry =
+            let mut entry =
                 Entry::new(reply.id.clone(), principal, &about.name, plan.level, reply.agent_id.clone(), following);
             if let Some(log) = &entry.log {
                 log.end(Ok(Arc::clone(&reply)));
+            }
+            if let Some(stored) = stored {
+                let spool = self.spool(stored, &entry).await?;
+                let end = StoredEnd::new(Ok(Arc::clone(&reply)));
+                let (kept, place) = (spool.clone(), spool);
+                entry.spool = Some(place);
+                let written = off_thread(move || kept.end(&serde_json::to_vec(&end)?)).await;
+                if let Some(Err(error)) = written {
+                    tracing::warn!(%error, "the end of a run can not be kept over a restart");
+                }
             }
             let entry = Arc::new(entry);
             self.kept.insert(Arc::clone(&entry));
@@ -274,46 +293,104 @@ impl Service {
             what: format!("as many calls of {} as this principal may make", tool.about().name),
             retry_after,
         })?;
-        let entry = Entry::new(id, principal, &tool.about().name, plan.level, context.agent_id.clone(), following);
-        let listed = self.live.insert(entry)?;
+        let mut entry = Entry::new(id, principal, &tool.about().name, plan.level, context.agent_id.clone(), following);
+        let mut share = None;
+        if let (Some(spools), Some(stored)) = (&self.spools, stored) {
+            share = Some(spools.promise(promised_bytes(&plan, &context, text))?);
+            entry.spool = Some(self.spool(stored, &entry).await?);
+        }
+        let spool = entry.spool.clone();
+        let listed = self.live.insert(entry).inspect_err(|_| spool.iter().for_each(Spool::remove))?;
         let entry = Arc::clone(&listed.entry);
         let (sender, reply) = oneshot::channel();
         let service = Arc::clone(self);
         // A task of its own: when the caller goes, its sandbox still has to be ended, reported and accounted for.
         tokio::spawn(async move {
-            let result = service.run(&listed, &plan, context, tool, arrived).await.map(Arc::new);
-            if let Ok(execution) = &result {
-                service.count(execution);
-                if let Some(key) = plan.cached.filter(|_| execution.success()) {
-                    service.cache.keep(key, execution);
-                }
-            }
-            if let (Ok(reply), Some(reserved)) = (&result, reserved)
-                && !is_cut_off(reply)
+            let result = service.run(&listed, &plan, context, tool, arrived, (1, None)).await.map(Arc::new);
+            if let Ok(execution) = &result
+                && let Some(key) = plan.cached.filter(|_| execution.success())
             {
-                reserved.keep(Arc::clone(reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
+                service.cache.keep(key, execution);
             }
-            if let Some(log) = &listed.entry.log {
-                log.end(result);
-                // Before it leaves the table: nobody who asks finds it nowhere.
-                service.kept.insert(Arc::clone(&listed.entry));
-                drop(listed);
+            if listed.entry.log.is_some() {
+                service.conclude(listed, result, reserved).await;
             } else {
+                service.count_and_keep(&result, reserved);
                 drop(listed);
                 let _caller_gone = sender.send(result);
             }
+            drop(share);
         });
         Ok(Begun::Running { entry, reply })
     }
 
-    /// Attempts until one runs, as often as the caller asked and the call's time allows.
-    async fn run(
+    /// The directory of a run that outlives the daemon.
+    async fn spool(self: &Arc<Self>, stored: StoredCall, entry: &Entry) -> Result<Spool, CallError> {
+        let (service, name) = (Arc::clone(self), random()?);
+        let stored = stored.accepted(&entry.id, entry.level);
+        let work = move || -> std::io::Result<Option<Spool>> {
+            let Some(spools) = &service.spools else { return Ok(None) };
+            spools.create(&name, &serde_json::to_vec(&stored)?).map(Some)
+        };
+        match off_thread(work).await {
+            Some(Ok(Some(spool))) => Ok(spool),
+            Some(Err(error)) => Err(CallError::Internal(format!("a run can not be kept: {error}"))),
+            _ => Err(CallError::Draining),
+        }
+    }
+
+    /// `result` is that of a run that is followed. What was promised about it is kept before anybody hears of it.
+    pub(super) async fn conclude(
+        self: &Arc<Self>,
+        listed: Listed,
+        result: Result<Reply, CallError>,
+        reserved: Option<Reserved>,
+    ) {
+        let entry = &listed.entry;
+        if let Some(spool) = &entry.spool {
+            // It has not ended: the next daemon goes on with it.
+            if self.admission.is_closed() && matches!(result, Err(CallError::Draining)) {
+                return;
+            }
+            let (spool, result) = (spool.clone(), result.as_ref().map(Arc::clone).map_err(StoredError::from));
+            let kept = off_thread(move || spool.end(&serde_json::to_vec(&StoredEnd::new(result))?)).await;
+            if let Some(Err(error)) = kept {
+                tracing::warn!(%error, "the end of a run can not be kept over a restart");
+            }
+        }
+        self.count_and_keep(&result, reserved);
+        if let Some(log) = &entry.log {
+            log.end(result);
+        }
+        // Before it leaves the table: nobody who asks finds it nowhere.
+        self.kept.insert(Arc::clone(entry));
+        if entry.spool.is_some()
+            && let Some(sandbox) = entry.sandbox()
+            && let Ok(client) = self.monitor.client().await
+        {
+            // The engine keeps its end and its output until it is told that nobody needs them.
+            super::run::destroy(client, sandbox);
+        }
+    }
+
+    fn count_and_keep(&self, result: &Result<Reply, CallError>, reserved: Option<Reserved>) {
+        let Ok(reply) = result else { return };
+        self.count(reply);
+        if let Some(reserved) = reserved {
+            keep(reserved, reply);
+        }
+    }
+
+    /// Attempts until one runs, as often as the caller asked and the call's time allows. `first`: the number of the first of
+    /// them, and the command that it goes on with.
+    pub(super) async fn run(
         self: &Arc<Self>,
         listed: &Listed,
         plan: &Plan,
         context: Context,
         tool: Registered,
         arrived: Instant,
+        (number, mut adopted): (u32, Option<Taken>),
     ) -> Result<Execution, CallError> {
         let mut attempt = Attempt {
             monitor: &self.monitor,
@@ -322,11 +399,15 @@ impl Service {
             workspace: context.workspace.as_ref(),
             deadline: context.timeout_ms.map(|ms| arrived + Duration::from_millis(ms)),
             entry: &listed.entry,
-            number: 1,
+            number,
         };
         let mut backoff = BACKOFF_FIRST;
         let ran = loop {
-            let result = attempt.run().await;
+            let result = match adopted.take() {
+                None => attempt.run().await,
+                Some(Taken::Adopted(adopted)) => attempt.adopt(*adopted).await,
+                Some(Taken::Ran(ran)) => Ok(*ran),
+            };
             let again = match &result {
                 Ok(ran) => tool.about().hints.idempotent && failed_by_chance(ran),
                 Err(error) => error.is_worth_retrying(),
@@ -335,6 +416,12 @@ impl Service {
             let in_time = attempt.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
             if !again || attempt.number > context.retry_count || !in_time || listed.entry.cancel.borrow().is_some() {
                 break result?;
+            }
+            if listed.entry.spool.is_some()
+                && let Some(sandbox) = listed.entry.sandbox()
+                && let Ok(client) = self.monitor.client().await
+            {
+                super::run::destroy(client, sandbox);
             }
             tokio::time::sleep(pause).await;
             backoff = (backoff * 2).min(BACKOFF_MOST);
@@ -426,6 +513,13 @@ impl Service {
         if entry.state() == "ended" {
             self.kept.remove(&entry.owner, &entry.id);
         } else {
+            if let Some(spool) = entry.spool.clone() {
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = spool.note(&Line::Cancelled) {
+                        tracing::warn!(%error, "the end of a run can not be kept over a restart");
+                    }
+                });
+            }
             entry.end(WhyWire::Caller);
         }
         Some(entry)
@@ -455,19 +549,20 @@ impl Service {
         self.monitor.client().await.map(drop)
     }
 
-    /// Refuses what waits for room.
+    /// Refuses what waits for room, and sends away who follows what the next daemon goes on with.
     pub fn drain(&self) {
         self.admission.close();
+        self.live.suspend_all();
     }
 
-    /// Ends everything that is under way.
+    /// Ends everything that ends with the daemon.
     pub fn shut_down(&self) {
         self.live.end_all(WhyWire::Shutdown);
     }
 
-    /// Completes when nothing is under way.
+    /// Completes when nothing is under way that ends with the daemon.
     pub async fn idle(&self) {
-        while !self.live.is_empty() {
+        while !self.live.is_idle() {
             tokio::time::sleep(ENDED_POLL).await;
         }
     }
@@ -521,6 +616,19 @@ const REPLY_OVERHEAD_BYTES: usize = 4096;
 /// The body of a call, for comparing it with a later one under the same id.
 pub fn fingerprint(body: &[u8]) -> [u8; 32] {
     Sha256::digest(body).into()
+}
+
+/// Keeps `reply` for the same call, unless that should run again.
+pub(super) fn keep(reserved: Reserved, reply: &Reply) {
+    if !is_cut_off(reply) {
+        reserved.keep(Arc::clone(reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
+    }
+}
+
+/// What a run that outlives the daemon may come to on disk.
+fn promised_bytes(plan: &Plan, context: &Context, text: usize) -> u64 {
+    let attempts = u64::from(context.retry_count) + 1;
+    attempts * (2 * plan.limits.output_bytes + RESULT_BYTES_MAX as u64) + 2 * text as u64
 }
 
 fn failed_by_chance(ran: &Ran) -> bool {

@@ -330,7 +330,7 @@ impl Fair {
             && held.memory_bytes.saturating_add(memory_bytes) <= most.memory_bytes_max / 100 * percent
     }
 
-    fn take(&mut self, owner: &str, memory_bytes: u64) {
+    pub(super) fn take(&mut self, owner: &str, memory_bytes: u64) {
         self.held.sandboxes += 1;
         self.held.memory_bytes += memory_bytes;
         let principal = self.principals.entry(owner.to_owned()).or_default();

@@ -1,5 +1,6 @@
 //! What came of a call: the streams and the outcome that a tool shapes its result from, and the whole of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,13 @@ use crate::spec::{Clock, Enforced, ExecutionId, Level, LimitHit, Outcome, Sandbo
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolError {
     /// The outcome's kind, `nonzero_exit`, `exception`, or the tool's own.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     pub message: String,
 }
 
 impl ToolError {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code: Cow::Borrowed(code), message: message.into() }
     }
 }
 
@@ -43,10 +44,7 @@ impl Finished {
         let message = match outcome {
             Outcome::Exited { code: 0 } => return None,
             Outcome::Exited { code } => {
-                return Some(ToolError {
-                    code: "nonzero_exit",
-                    message: format!("the command exited with code {code}"),
-                });
+                return Some(ToolError::new("nonzero_exit", format!("the command exited with code {code}")));
             }
             Outcome::Signaled { signal } => format!("the command was ended by {}", signal_name(*signal)),
             Outcome::TimedOut { clock: Clock::Wall } => "the command was killed when its time was over".into(),
@@ -59,7 +57,7 @@ impl Finished {
             Outcome::Denied { rule } => format!("the command was killed for a call that {rule} denies"),
             Outcome::EngineFault => "the engine failed while the command ran".into(),
         };
-        Some(ToolError { code: outcome.kind(), message })
+        Some(ToolError::new(outcome.kind(), message))
     }
 }
 

@@ -8,7 +8,7 @@ use super::live::Entry;
 use super::principal::Principal;
 use crate::spec::ExecutionId;
 
-const KEPT_FOR: Duration = Duration::from_secs(3600);
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(3600);
 const KEPT_MAX: usize = 10_000;
 /// What all of them hold together.
 const KEPT_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -39,6 +39,9 @@ impl State {
     fn remove(&mut self, key: &Key) -> bool {
         let found = self.entries.remove(key);
         self.bytes -= found.as_ref().map_or(0, |one| one.bytes);
+        if let Some(spool) = found.as_ref().and_then(|one| one.entry.spool.as_ref()) {
+            spool.remove();
+        }
         found.is_some()
     }
 
@@ -95,11 +98,16 @@ impl Kept {
 
     /// `entry` has ended.
     pub(super) fn insert(&self, entry: Arc<Entry>) {
+        self.insert_of(entry, Instant::now());
+    }
+
+    /// `entry` ended at `then`; not before one that was inserted.
+    pub(super) fn insert_of(&self, entry: Arc<Entry>, then: Instant) {
         let bytes = OVERHEAD_BYTES + entry.log.as_ref().map_or(0, |log| log.held_bytes());
         let (now, key) = (Instant::now(), key(&entry));
         let mut state = self.lock();
         state.remove(&key);
-        state.order.push_back((now, entry.number, key.clone()));
+        state.order.push_back((then, entry.number, key.clone()));
         state.bytes += bytes;
         state.entries.insert(key.clone(), One { entry, bytes });
         state.expire(now);

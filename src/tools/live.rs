@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::call::CallError;
 use super::events::Log;
 use super::principal::Principal;
+use super::spool::Spool;
 use crate::spec::{ExecutionId, Level, SandboxId};
 use crate::wire::WhyWire;
 
@@ -34,6 +35,8 @@ pub struct Entry {
     pub number: u64,
     /// What happens in it, where somebody follows or may come to follow.
     pub log: Option<Arc<Log>>,
+    /// What is kept of it on disk, where it outlives the daemon.
+    pub(super) spool: Option<Spool>,
     /// Whether it ends by itself.
     detached: AtomicBool,
     followers: AtomicUsize,
@@ -57,6 +60,7 @@ impl Entry {
         Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             log: (following != Following::Plain).then(Arc::default),
+            spool: None,
             detached: AtomicBool::new(following != Following::Streaming),
             followers: AtomicUsize::new(0),
             arrivals: AtomicU64::new(0),
@@ -230,16 +234,29 @@ impl Live {
         own.or_else(|| self.list(principal).into_iter().find(|e| e.id == *id))
     }
 
+    /// Ends all that do not outlive the daemon.
     pub(super) fn end_all(&self, why: WhyWire) {
-        let all: Vec<_> = self.lock().values().cloned().collect();
+        let all: Vec<_> = self.lock().values().filter(|entry| entry.spool.is_none()).cloned().collect();
         all.iter().for_each(|entry| entry.end(why));
+    }
+
+    /// Sends away those who follow what outlives the daemon.
+    pub(super) fn suspend_all(&self) {
+        let all: Vec<_> = self.lock().values().filter(|entry| entry.spool.is_some()).cloned().collect();
+        all.iter().filter_map(|entry| entry.log.as_ref()).for_each(|log| log.suspend());
     }
 
     pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+    /// Whether it is the current sandbox of one.
+    pub(super) fn has_sandbox(&self, id: &SandboxId) -> bool {
+        self.lock().values().any(|entry| entry.sandbox().as_ref() == Some(id))
+    }
+
+    /// Whether nothing is under way that ends with the daemon.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().values().all(|entry| entry.spool.is_some())
     }
 }

@@ -23,10 +23,13 @@ mod output;
 mod plan;
 pub mod principal;
 mod python;
+mod recover;
 mod registry;
 mod replies;
 mod run;
 mod schema;
+pub mod spool;
+mod stored;
 pub mod version;
 
 pub use definition::{About, AnyTool, Deprecated, Hints, Shaped, Tool};

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
+use super::aside::off_thread;
 use super::events::{Log, Stream};
 use super::finish::StreamFacts;
+use super::spool::{Pulled, Spooled};
 use crate::spec::SandboxId;
 use crate::wire::client::Client;
 use crate::wire::{Verb, WhyWire};
@@ -28,15 +30,67 @@ pub(super) struct Captured {
     total: u64,
     /// Whom to tell of what is kept.
     log: Option<(Arc<Log>, Stream)>,
+    /// Where it is kept over restarts.
+    spooled: Option<Spooled>,
 }
 
 impl Captured {
     pub(super) fn new(kept_max: usize) -> Self {
-        Self { kept: Vec::new(), kept_max, total: 0, log: None }
+        Self { kept: Vec::new(), kept_max, total: 0, log: None, spooled: None }
     }
 
     pub(super) fn told(self, log: Option<&Arc<Log>>, stream: Stream) -> Self {
         Self { log: log.map(|log| (Arc::clone(log), stream)), ..self }
+    }
+
+    /// Goes on in `spooled`, behind `content`, which is there already and was told.
+    pub(super) fn kept_in(self, spooled: Spooled, mut content: Vec<u8>) -> Self {
+        content.truncate(self.kept_max);
+        let total = content.len() as u64 + spooled.dropped;
+        Self { kept: content, total, spooled: Some(spooled), ..self }
+    }
+
+    /// What `pipe` holds, by way of the disk where it is to be kept; false where nothing comes any more.
+    async fn pull(&mut self, pipe: &Arc<Receiver>) -> bool {
+        if let Some(mut spooled) = self.spooled.take() {
+            let (pipe, most) = (Arc::clone(pipe), self.kept_max as u64);
+            let work = move || {
+                let pulled = spooled.pull(&pipe, most);
+                (spooled, pulled)
+            };
+            // Only a runtime that stops gives nothing back.
+            let Some((spooled, pulled)) = off_thread(work).await else { return false };
+            match pulled {
+                Ok(pulled) => {
+                    self.spooled = Some(spooled);
+                    return match pulled {
+                        Pulled::Nothing => true,
+                        Pulled::End => false,
+                        Pulled::Bytes(bytes) => {
+                            self.take(&bytes);
+                            true
+                        }
+                        Pulled::Beyond(bytes) => {
+                            self.total += bytes;
+                            true
+                        }
+                    };
+                }
+                // The run goes on; only a restart would show the difference.
+                Err(error) => tracing::warn!(%error, "output can not be kept over a restart"),
+            }
+        }
+        let mut chunk = [0; CHUNK_BYTES];
+        match pipe.try_read(&mut chunk) {
+            Ok(0) => false,
+            Ok(n) => {
+                self.take(&chunk[..n]);
+                true
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => true,
+            // A pipe's read end knows no other error; there is nothing more to be had.
+            Err(_) => false,
+        }
     }
 
     /// Everything the command writes passes here once, in order.
@@ -104,20 +158,12 @@ impl Flood<'_> {
 
 /// Reads `pipe` to its end into `captured`; a flood is reported once.
 pub(super) async fn drain(pipe: Option<Receiver>, captured: &mut Captured, flood: &Flood<'_>) {
-    let Some(pipe) = pipe else { return };
+    let Some(pipe) = pipe.map(Arc::new) else { return };
     let mut flood = Some(flood);
     let mut in_a_row = 0;
     loop {
-        if pipe.readable().await.is_err() {
+        if pipe.readable().await.is_err() || !captured.pull(&pipe).await {
             return;
-        }
-        let mut chunk = [0; CHUNK_BYTES];
-        match pipe.try_read(&mut chunk) {
-            Ok(0) => return,
-            Ok(n) => captured.take(&chunk[..n]),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // A pipe's read end knows no other error; there is nothing more to be had.
-            Err(_) => return,
         }
         if captured.is_flood()
             && let Some(flood) = flood.take()

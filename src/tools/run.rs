@@ -1,5 +1,6 @@
 //! One attempt: room, pipes, Create and Exec in one go, output while it is written, and the end.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::admission::Admission;
+use super::aside::off_thread;
 use super::call::CallError;
 use super::events::Stream;
 use super::fair::Ask;
@@ -19,12 +21,14 @@ use super::finish::{SandboxFacts, ToolError};
 use super::live::Entry;
 use super::output::{Captured, Flood, drain, feed};
 use super::plan::{Plan, in_contracts_unit};
+use super::spool::Line;
 use crate::runtimes::Gate;
 use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::spec::{End, Enforced, Outcome, SandboxId, Usage, WorkspaceName, capped};
 use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
 use crate::wire::{
-    Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
+    BuiltWire, Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
+    code,
 };
 
 /// The engine keeps a command's time; its report of the end may be this late before the engine counts as failed.
@@ -57,11 +61,29 @@ pub(super) struct Ran {
     pub result: Option<Vec<u8>>,
 }
 
+/// A command that an earlier front started, as the engine tells of it.
+pub(super) struct Adopted {
+    pub client: Client,
+    pub id: SandboxId,
+    pub built: BuiltWire,
+    /// Of stdout, stderr and the result; none where the engine could not keep them.
+    pub outputs: Vec<OwnedFd>,
+    pub exited: Exited,
+}
+
+/// A sandbox that is there, and what came of its command's start.
+struct Begun {
+    created: CreatedWire,
+    exec: Result<Reply, ClientError>,
+    ours: Ours,
+}
+
 /// The front's ends.
 struct Ours {
     stdin: Option<Sender>,
-    stdout: Receiver,
-    stderr: Receiver,
+    /// None where the engine could not keep it.
+    stdout: Option<Receiver>,
+    stderr: Option<Receiver>,
     result: Option<Receiver>,
 }
 
@@ -92,6 +114,13 @@ impl Attempt<'_> {
         };
         let id = SandboxId::from_random(random()?);
         let wall_ms = self.wall_ms()?;
+        let building = || Line::Building {
+            attempt: self.number,
+            sandbox: id.to_string(),
+            instance: client.instance(),
+            memory_bytes: self.plan.limits.memory_bytes,
+        };
+        self.note(building).await?;
         let mut exited = client.watch(id.as_str(), Box::new(permit)).map_err(CallError::EngineUnavailable)?;
         self.entry.building(&id);
         let launched = tokio::select! {
@@ -106,15 +135,67 @@ impl Attempt<'_> {
                 return Err(error);
             }
         };
-        let mut conversation = pin!(self.converse(&client, &id, launched, &mut exited, Duration::from_millis(wall_ms)));
+        let wall = Duration::from_millis(wall_ms);
+        self.until_cancelled(&client, &id, self.converse(&client, &id, launched, &mut exited, wall)).await
+    }
+
+    /// Takes up again a command that an earlier front started.
+    pub(super) async fn adopt(&self, adopted: Adopted) -> Result<Ran, CallError> {
+        let Adopted { client, id, built, outputs, mut exited } = adopted;
+        self.entry.building(&id);
+        let mut outputs = outputs.into_iter();
+        let mut next = || outputs.next().map(Receiver::from_owned_fd).transpose().map_err(no_descriptors);
+        let ours = Ours { stdin: None, stdout: next()?, stderr: next()?, result: next()? };
+        let wall = Duration::from_millis(built.created.limits.wall_ms);
+        let exec = Ok(Reply::Started { landlock: built.landlock });
+        let begun = Begun { created: built.created, exec, ours };
+        let conversation = self.attend(&client, &id, begun, &mut exited, wall);
+        self.until_cancelled(&client, &id, conversation).await
+    }
+
+    /// The rest of a conversation; who cancels it kills the command, and the rest goes its usual way.
+    async fn until_cancelled(
+        &self,
+        client: &Client,
+        id: &SandboxId,
+        conversation: impl Future<Output = Result<Ran, CallError>>,
+    ) -> Result<Ran, CallError> {
+        let mut cancel = self.entry.cancel.subscribe();
+        let mut conversation = pin!(conversation);
         let why = tokio::select! {
             biased;
             why = cancelled(&mut cancel) => why,
             ran = &mut conversation => return ran,
         };
-        // Follows Create and Exec on the same socket, so the engine knows the sandbox. The rest goes its usual way.
+        // Follows Create and Exec on the same socket, so the engine knows the sandbox.
         let _lost = client.send(Verb::Signal { id: id.as_str().to_owned(), why }, &[]).await;
         conversation.await
+    }
+
+    /// Adds to the journal of a run that outlives the daemon.
+    async fn note(&self, line: impl FnOnce() -> Line) -> Result<(), CallError> {
+        let Some(spool) = self.entry.spool.clone() else { return Ok(()) };
+        let line = line();
+        match off_thread(move || spool.note(&line)).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(CallError::Internal(format!("journal of a run: {error}"))),
+            None => Err(CallError::Draining),
+        }
+    }
+
+    /// Where a stream is kept: in memory, and of a run that outlives the daemon on disk, where it goes on with what is there.
+    async fn captured(&self, name: &'static str, most: usize) -> Captured {
+        let captured = Captured::new(most);
+        let Some(spool) = self.entry.spool.clone() else { return captured };
+        let number = self.number;
+        match off_thread(move || spool.stream(number, name)).await {
+            Some(Ok((spooled, content))) => captured.kept_in(spooled, content),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "output can not be kept over a restart");
+                captured
+            }
+            None => captured,
+        }
     }
 
     fn ask(&self) -> Ask {
@@ -140,6 +221,7 @@ impl Attempt<'_> {
     /// else has one built.
     async fn launch(&self, client: &Client, id: &SandboxId, wall_ms: u64) -> Result<Launched, CallError> {
         if client.builds_ahead()
+            && self.entry.spool.is_none()
             && self.plan.is_plain
             && self.workspace.is_none()
             && let Some(launched) = self.take(client, id, wall_ms).await?
@@ -181,8 +263,8 @@ impl Attempt<'_> {
         let ours = Ours {
             // An empty input ends here, before the gate is opened.
             stdin: Some(stdin).filter(|_| !self.plan.job.stdin.is_empty()).map(Sender::from_owned_fd).transpose()?,
-            stdout: Receiver::from_owned_fd(stdout)?,
-            stderr: Receiver::from_owned_fd(stderr)?,
+            stdout: Some(Receiver::from_owned_fd(stdout)?),
+            stderr: Some(Receiver::from_owned_fd(stderr)?),
             result: fds.next().map(Receiver::from_owned_fd).transpose()?,
         };
         gate.open(&self.plan.job.code)?;
@@ -199,7 +281,7 @@ impl Attempt<'_> {
             runtime: runtime.to_owned(),
             workspace: self.workspace.map(|w| w.as_str().to_owned()),
             limits: self.plan.request.into(),
-            lifetime: LifetimeWire::Call,
+            lifetime: if self.entry.spool.is_some() { LifetimeWire::Detached } else { LifetimeWire::Call },
         });
         let exec = Verb::Exec(Exec {
             id: id.as_str().to_owned(),
@@ -221,13 +303,21 @@ impl Attempt<'_> {
         let ((stdin_read, stdin_write), (stdout_read, stdout_write), (stderr_read, stderr_write)) =
             (pipe()?, pipe()?, pipe()?);
         let invocation = job.runtime.invocation(&job.code)?;
+        let outlives = self.entry.spool.is_some();
+        // Nobody may be there to write what is left of it, so of a run that outlives the front the whole of it goes along.
+        let stdin_read = if outlives && !job.stdin.is_empty() { code::sealed(&job.stdin)? } else { stdin_read };
         let mut theirs = vec![stdin_read, stdout_write, stderr_write];
         theirs.extend(invocation.extra);
+        if outlives {
+            // The engine has them for the next front.
+            let result = invocation.result.as_ref().map_or_else(|| pipe().map(|(read, _)| read), OwnedFd::try_clone)?;
+            theirs.extend([stdout_read.try_clone()?, stderr_read.try_clone()?, result]);
+        }
         let ours = Ours {
             // An empty input ends at once.
-            stdin: if job.stdin.is_empty() { None } else { Some(Sender::from_owned_fd(stdin_write)?) },
-            stdout: Receiver::from_owned_fd(stdout_read)?,
-            stderr: Receiver::from_owned_fd(stderr_read)?,
+            stdin: if outlives || job.stdin.is_empty() { None } else { Some(Sender::from_owned_fd(stdin_write)?) },
+            stdout: Some(Receiver::from_owned_fd(stdout_read)?),
+            stderr: Some(Receiver::from_owned_fd(stderr_read)?),
             result: invocation.result.map(Receiver::from_owned_fd).transpose()?,
         };
         Ok((ours, theirs, invocation.argv, invocation.runtime))
@@ -252,20 +342,40 @@ impl Attempt<'_> {
                 other => return Err(fault(client, id, "Create", other)),
             },
         };
+        if let Ok(Reply::Started { landlock }) = &exec {
+            let (attempt, created, landlock) = (self.number, created.clone(), landlock.clone());
+            if let Err(error) = self.note(|| Line::Started { attempt, created, landlock }).await {
+                destroy(client.clone(), id.clone());
+                return Err(error);
+            }
+            if let Some(log) = &self.entry.log {
+                log.started(self.number, id.clone());
+            }
+        }
+        self.attend(client, id, Begun { created, exec, ours }, exited, wall).await
+    }
+
+    /// From the reply to Exec to the end of the command.
+    async fn attend(
+        &self,
+        client: &Client,
+        id: &SandboxId,
+        begun: Begun,
+        exited: &mut Exited,
+        wall: Duration,
+    ) -> Result<Ran, CallError> {
+        let Begun { created, exec, ours } = begun;
         let mut enforced = Enforced::from(created.enforced);
         let started = Instant::now();
         let kept = usize::try_from(created.limits.output_bytes.min(self.plan.limits.output_bytes)).unwrap_or(0);
         let log = self.entry.log.as_ref();
-        let mut stdout = Captured::new(kept).told(log, Stream::Stdout);
-        let mut stderr = Captured::new(kept).told(log, Stream::Stderr);
-        let mut document = Captured::new(RESULT_BYTES_MAX);
+        let mut stdout = self.captured("stdout", kept).await.told(log, Stream::Stdout);
+        let mut stderr = self.captured("stderr", kept).await.told(log, Stream::Stderr);
+        let mut document = self.captured("result", RESULT_BYTES_MAX).await;
         let end = match exec {
             Ok(Reply::Started { landlock }) => {
                 enforced.landlock = landlock.map(Into::into);
                 self.entry.started();
-                if let Some(log) = log {
-                    log.started(self.number, id.clone());
-                }
                 let streams = Streams { client, id, stdout: &mut stdout, stderr: &mut stderr, document: &mut document };
                 Ok(streams.until_end(ours, &self.plan.job.stdin, exited, started, wall).await)
             }
@@ -358,7 +468,7 @@ fn fault(client: &Client, id: &SandboxId, verb: &'static str, got: Result<Reply,
 }
 
 /// Sees to it that nothing is left of a sandbox that will not be used.
-fn destroy(client: Client, id: SandboxId) {
+pub(super) fn destroy(client: Client, id: SandboxId) {
     tokio::spawn(async move {
         match client.call(Verb::Destroy { id: id.as_str().to_owned() }).await {
             // It never was, or is gone: no Reaped will come.
@@ -379,7 +489,7 @@ fn misplaced(step: &str, target: &str, errno: i32) -> Result<ToolError, CallErro
         Errno::EACCES | Errno::EPERM => "permission_denied",
         _ => "not_found",
     };
-    Ok(ToolError { code, message: format!("working directory {target}: {}", errno_text(errno)) })
+    Ok(ToolError::new(code, format!("working directory {target}: {}", errno_text(errno))))
 }
 
 fn errno_text(errno: i32) -> String {
@@ -415,8 +525,8 @@ impl Streams<'_> {
         let flood = Flood { client: self.client, sandbox: self.id };
         let mut streams = pin!(async {
             tokio::join!(
-                drain(Some(ours.stdout), self.stdout, &flood),
-                drain(Some(ours.stderr), self.stderr, &flood),
+                drain(ours.stdout, self.stdout, &flood),
+                drain(ours.stderr, self.stderr, &flood),
                 drain(ours.result, self.document, &flood),
                 feed(ours.stdin, stdin),
             )

@@ -23,12 +23,12 @@ use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    CapacityWire, EncodeError, EndWire, Event, FDS_MAX, FromMonitor, LIST_PAGE, PACKET_BYTES_MAX, PROTOCOL, Prepare,
-    Reply, Request, Verb, decode, encode,
+    CapacityWire, EncodeError, EndWire, Event, FDS_MAX, FromMonitor, LIST_PAGE, OUTPUTS, PACKET_BYTES_MAX, PROTOCOL,
+    Prepare, Reply, Request, Verb, decode, encode,
 };
 
-/// Most that comes beside a reply: two for each entry of a List.
-const REPLY_FDS_MAX: usize = 2 * LIST_PAGE;
+/// Most that comes beside a reply: the read ends of each entry of a List.
+const REPLY_FDS_MAX: usize = OUTPUTS * LIST_PAGE;
 /// Requests of one connection whose reply has not come yet.
 const PENDING_MAX: usize = 16_384;
 /// Sandboxes of one connection that are not reaped yet.
@@ -93,6 +93,7 @@ struct Shared {
     ended: watch::Sender<bool>,
     capacity: CapacityWire,
     version: String,
+    instance: u64,
     /// What the last Prepare was answered with.
     ahead: AtomicBool,
 }
@@ -182,6 +183,18 @@ pub struct Exited {
 }
 
 impl Exited {
+    /// Of one whose end is known already.
+    pub fn known(end: EndWire) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let _received = sender.send(end);
+        Self { end: receiver }
+    }
+
+    /// Of one that nobody waits for.
+    pub fn never() -> Self {
+        Self { end: oneshot::channel().1 }
+    }
+
     /// Cancel safe: may be polled again after it lost a race.
     pub async fn end(&mut self) -> Result<EndWire, ClientError> {
         (&mut self.end).await.map_err(|_| ClientError::Lost)
@@ -200,13 +213,14 @@ impl Client {
                 return Err(ClientError::PeerUid { path: path.to_owned(), uid: peer.uid(), expected: uid });
             }
             let socket = UnixStream::from_std(socket.into()).map_err(failed)?;
-            let (capacity, version) = hello(&socket, failed).await?;
+            let (capacity, version, instance) = hello(&socket, failed).await?;
             let shared = Arc::new(Shared {
                 socket,
                 table: Mutex::default(),
                 ended: watch::Sender::new(false),
                 capacity,
                 version,
+                instance,
                 ahead: AtomicBool::new(false),
             });
             tokio::spawn(read(Arc::clone(&shared)));
@@ -224,6 +238,11 @@ impl Client {
     /// The monitor's own version.
     pub fn version(&self) -> &str {
         &self.shared.version
+    }
+
+    /// Which start of the monitor this connection is to.
+    pub fn instance(&self) -> u64 {
+        self.shared.instance
     }
 
     /// Whether the monitor builds sandboxes ahead of calls.
@@ -330,15 +349,16 @@ async fn dial(path: &Path) -> io::Result<OwnedFd> {
 async fn hello(
     socket: &UnixStream,
     failed: impl Fn(io::Error) -> ClientError,
-) -> Result<(CapacityWire, String), ClientError> {
+) -> Result<(CapacityWire, String, u64), ClientError> {
     let verb = Verb::Hello { protocol: PROTOCOL };
     let packet = encode(&Request { seq: 0, verb }).map_err(|source| ClientError::Encode { verb: "Hello", source })?;
     write(socket, &packet, &[]).await.map_err(&failed)?;
     let mut buffer = vec![0; PACKET_BYTES_MAX + 1];
     match receive(socket, &mut buffer).await.map_err(&failed)? {
-        Some((FromMonitor::Reply { seq: 0, reply: Reply::Hello { protocol: PROTOCOL, version, capacity } }, _)) => {
-            Ok((capacity, crate::spec::capped(&version, 64)))
-        }
+        Some((
+            FromMonitor::Reply { seq: 0, reply: Reply::Hello { protocol: PROTOCOL, version, capacity, instance } },
+            _,
+        )) => Ok((capacity, crate::spec::capped(&version, 64), instance)),
         Some((FromMonitor::Reply { seq: 0, reply: Reply::Hello { protocol, .. } }, _)) => {
             Err(ClientError::Version { theirs: protocol })
         }

@@ -125,7 +125,7 @@ impl Exec {
     pub fn command(&self, fds: usize, lifetime: LifetimeWire) -> Result<Command, ConvertError> {
         let own = match lifetime {
             LifetimeWire::Call => 3,
-            LifetimeWire::Detached => 5,
+            LifetimeWire::Detached => 3 + OUTPUTS,
         };
         let most = own + crate::spec::EXTRA_FDS_MAX;
         if fds < own || fds > most {

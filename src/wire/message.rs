@@ -21,8 +21,8 @@ pub enum Verb {
     Probe,
     Create(Create),
     /// May follow its Create without waiting for the reply. Descriptors: stdin, stdout, stderr, then the extra ones;
-    /// of a detached sandbox also the read ends of stdout and stderr, last. Each is a pipe or a sealed memfd without an
-    /// execute bit.
+    /// of a detached sandbox also the read ends of stdout, of stderr and of a third pipe (its result, where it has one), last.
+    /// Each is a pipe or a sealed memfd without an execute bit.
     Exec(Exec),
     /// Kills everything in the sandbox; its end is reported by `Event::Exited`.
     Signal {
@@ -174,6 +174,8 @@ pub enum Reply {
         protocol: u32,
         version: String,
         capacity: CapacityWire,
+        /// Another one with every start of the monitor: sandboxes end with theirs.
+        instance: u64,
     },
     Facts(Box<FactsWire>),
     /// The sandbox is complete; `enforced.landlock` is not known yet.
@@ -194,7 +196,7 @@ pub enum Reply {
     },
     Done,
     Stat(StatWire),
-    /// Descriptors beside it: for each entry with `outputs`, its stdout and stderr read ends, in order.
+    /// Descriptors beside it: for each entry with `outputs`, its three read ends, in the order in which Exec brought them.
     List {
         entries: Vec<StatWire>,
         more: bool,
@@ -376,7 +378,21 @@ pub struct StatWire {
     pub outputs: bool,
     /// Of a detached sandbox whose command has ended and whose end nobody has taken yet.
     pub end: Option<EndWire>,
+    /// Of a detached sandbox, once it is complete; only in the reply to Stat.
+    pub built: Option<Box<BuiltWire>>,
 }
+
+/// What a front that did not see a sandbox being built has to know to tell of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltWire {
+    pub created: CreatedWire,
+    /// Whether its command's program was started.
+    pub started: bool,
+    pub landlock: Option<LandlockWire>,
+}
+
+/// Read ends of a detached sandbox's command.
+pub const OUTPUTS: usize = 3;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageWire {

@@ -21,10 +21,10 @@ pub use convert::ConvertError;
 pub use message::*;
 
 /// Version of the seam; both ends must speak the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Larger packets are refused. A whole environment and argument list fit (see `spec::Command`).
 pub const PACKET_BYTES_MAX: usize = 96 * 1024;
 
 /// stdin, stdout, stderr, the read ends of the last two, and the extra descriptors of a command.
-pub const FDS_MAX: usize = 5 + crate::spec::EXTRA_FDS_MAX;
+pub const FDS_MAX: usize = 6 + crate::spec::EXTRA_FDS_MAX;

@@ -261,6 +261,7 @@ impl Front {
         if detached {
             fds.push(out.try_clone().unwrap());
             fds.push(err.try_clone().unwrap());
+            fds.push(nothing());
         }
         let seq = self.send(Verb::Exec(exec), &fds);
         drop(fds);
@@ -361,6 +362,11 @@ pub fn pipes() -> (OwnedFd, OwnedFd, Vec<OwnedFd>) {
     let (out_read, out_write) = pipe2(OFlag::O_CLOEXEC).unwrap();
     let (err_read, err_write) = pipe2(OFlag::O_CLOEXEC).unwrap();
     (out_read, err_read, vec![null, out_write, err_write])
+}
+
+/// The read end of a pipe that nobody writes to.
+pub fn nothing() -> OwnedFd {
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap().0
 }
 
 pub fn read_all(fd: OwnedFd) -> std::thread::JoinHandle<String> {

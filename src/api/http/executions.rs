@@ -216,12 +216,11 @@ pub(super) async fn events(
             number.ok_or_else(|| fault("Last-Event-ID is not the id of an event"))?
         }
     };
-    if let Some((last, ended)) = entry.log.as_ref().map(|log| log.last()) {
-        if after > last {
-            return Err(fault("Last-Event-ID is beyond the last event"));
-        }
+    if let Some(log) = &entry.log {
+        let goes_on =
+            log.goes_on(after).ok_or_else(|| fault("Last-Event-ID is not the id of an event of this execution"))?;
         // Nothing comes any more: browsers come back to everything else.
-        if ended && after == last {
+        if !goes_on {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);

@@ -20,6 +20,7 @@ mod server;
 mod sse;
 mod tools;
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ use crate::config::{Config, Source};
 use crate::telemetry::manager;
 use crate::tools::custom::{Directories, Watch};
 use crate::tools::execute::Service;
+use crate::tools::spool::Spools;
 use crate::wire::client::Monitor;
 
 /// From the signal on: running calls may end by themselves for so long.
@@ -58,6 +60,8 @@ pub struct FrontOptions {
     pub tcp: Vec<std::net::TcpListener>,
     /// Where custom tools lie.
     pub tools: Directories,
+    /// Where runs without a caller are kept over restarts; `None`: they are not.
+    pub executions: Option<File>,
     /// Told by one byte, and closed, once connections are accepted and the engine has been looked for once.
     pub ready: Option<OwnedFd>,
     /// Who the engine must run as: 0, but for tests without privilege.
@@ -76,6 +80,7 @@ impl FrontOptions {
             unix: None,
             tcp: Vec::new(),
             tools: Directories::default(),
+            executions: None,
             ready: None,
             engine_uid: 0,
         }
@@ -106,13 +111,13 @@ pub fn run(options: FrontOptions) -> Result<(), FrontError> {
 }
 
 async fn serve(options: FrontOptions) -> Result<(), FrontError> {
-    let FrontOptions { config, source, keys, engine_socket, unix, tcp, tools, ready, engine_uid } = options;
+    let FrontOptions { config, source, keys, engine_socket, unix, tcp, tools, executions, ready, engine_uid } = options;
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
     let config = Arc::new(config);
     let monitor = Arc::new(Monitor::new(engine_socket, engine_uid, crate::tools::prepared(&config)));
-    let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor), tools));
+    let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor), tools, executions.map(Spools::new)));
     let mut watch = service.watch_tools().unwrap_or_else(|error| {
         tracing::warn!(%error, "changes of custom tools are not noticed: SIGHUP reads them again");
         None
@@ -121,6 +126,8 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
         // What changed between the first look and the beginning of the watch.
         service.reload_tools();
     }
+    // Before the first caller: the same call sent again finds its run.
+    service.recover().await;
     let identity = Arc::new(Identity::new(&config, keys));
     let (stop, stopping) = watch::channel(false);
     let state = router::State {
@@ -151,7 +158,7 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let _later = service.ready().await;
     if let Some(ready) = ready {
         // Whoever gave the descriptor may have stopped waiting.
-        let _gone = std::fs::File::from(ready).write_all(b"\n");
+        let _gone = File::from(ready).write_all(b"\n");
     }
     let mut reloader = Reloader { source, service: Arc::clone(&service), identity, complaint: None };
     manager::ready(&reloader.status());

@@ -190,7 +190,7 @@ impl<'a> Envelope<'a> {
             metadata: e.metadata.as_ref(),
             success: e.success(),
             result: &e.result,
-            error: e.error.as_ref().map(|error| ErrorBody { code: error.code, message: &error.message, rule }),
+            error: e.error.as_ref().map(|error| ErrorBody { code: &error.code, message: &error.message, rule }),
             outcome: e.outcome.as_ref().map(|outcome| OutcomeBody::of(outcome, &e.limits_hit)),
             execution_time: e.time.as_micros() as f64 / 1e6,
             attempts: e.attempts,

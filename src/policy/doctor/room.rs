@@ -5,7 +5,7 @@ use super::super::table::{MIB, table};
 use super::{Finding, Judge, Status};
 use crate::spec::{Attempt, LeaseState, Level};
 
-/// Pidfd, channel, cgroup, a connection's share and the five of a command that waits: a detached one keeps two.
+/// Pidfd, channel, cgroup, a connection's share and the five of a command that waits: a detached one keeps three.
 const DESCRIPTORS_A_SANDBOX: u64 = 8;
 
 impl Judge<'_> {
