@@ -22,7 +22,6 @@ use std::time::Duration;
 use daemon::request_at;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sandkeep::wire::*;
 use serde_json::{Value, json};
 use service::*;
 
@@ -170,34 +169,40 @@ fn a_half_that_is_killed_or_restarted_leaves_true_outcomes_and_nothing_else() {
     }
 }
 
-/// No route starts one yet, so it is asked for at the seam, as the front of a later version will.
 #[test]
-fn a_detached_run_outlives_its_front() {
+fn a_run_without_a_caller_outlives_its_front() {
     let Some(service) = Service::take() else { return };
-    let mut seam = support::Front::to(Path::new(SEAM));
-    let id = support::random_id();
-    let mut asked = support::create(&id, LevelWire::Standard);
-    asked.lifetime = LifetimeWire::Detached;
-    asked.limits.wall_ms = Some(240_000);
     // It ends when it is told, however long a restart takes here.
-    let script = "trap 'echo after; exit 7' USR1; echo before; while :; do sleep 0.1; done";
-    let running = seam.start_as(asked, Exec { wall_ms: 240_000, ..support::exec(&id, script) });
-    let (pid, engine) = (seam.stat(&id).host_pid, pid_of(ENGINE));
-    let command = outside::command_of(pid);
-    drop((seam, running.out, running.err));
+    let mut call = bash("trap 'echo after; exit 7' USR1; echo before; while :; do sleep 0.1; done");
+    call["parameters"]["timeout"] = json!(240);
+    let ask = |method: &str, path: &str, body: Option<&Value>| {
+        let reply = request_at(Path::new(SOCKET), method, path, body);
+        reply.unwrap_or_else(|| panic!("no reply to {method} {path}\n{}", journal(40)))
+    };
+    let accepted = ask("POST", "/api/v1/executions", Some(&call));
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    let place = format!("/api/v1/executions/{}", accepted.body["execution_id"].as_str().unwrap());
+    let mut seen = Value::Null;
+    let mut is = |state: &str| {
+        seen = ask("GET", &place, None).body;
+        (seen["state"] == state).then(|| seen.clone())
+    };
+    assert!(within(PATIENCE, || is("running").is_some()), "{}", journal(40));
+    let pid = |execution: &Value| execution["host_pid"].as_i64().unwrap() as i32;
+    let (command, engine) = (pid(&is("running").unwrap()), pid_of(ENGINE));
     service.must(&["restart", FRONT]);
     service.wait_ready();
-    assert!(outside::exists(pid) && pid_of(ENGINE) == engine);
-    let mut seam = support::Front::to(Path::new(SEAM));
-    let (entries, outputs) = seam.list();
-    assert_eq!(entries.iter().map(|e| e.id.clone()).collect::<Vec<_>>(), [id.to_string()]);
-    let mut outputs = outputs.into_iter();
-    let out = support::read_all(outputs.next().unwrap());
+    assert!(outside::exists(command) && pid_of(ENGINE) == engine);
+    assert!(within(PATIENCE, || is("running").is_some_and(|execution| pid(&execution) == command)), "{}", journal(40));
     kill(Pid::from_raw(command), Signal::SIGUSR1).unwrap();
-    assert_eq!(seam.wait_exited(&id).outcome, OutcomeWire::Exited { code: 7 });
-    assert_eq!(out.join().unwrap(), "before\nafter\n");
-    seam.wait_reaped(&id);
-    let _taken = seam.call(Verb::Destroy { id: id.to_string() });
+    assert!(within(PATIENCE, || is("ended").is_some()), "{}", journal(40));
+    let reply = is("ended").unwrap()["result"].clone();
+    assert_eq!((&reply["result"]["stdout"], &reply["result"]["exit_code"]), (&json!("before\nafter\n"), &json!(7)));
+    // What was told once is told again.
+    service.must(&["restart", FRONT]);
+    service.wait_ready();
+    assert_eq!(is("ended").unwrap()["result"], reply);
+    assert_eq!(ask("DELETE", &place, None).status, 202);
     Traces::wait_nothing();
 }
 

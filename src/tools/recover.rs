@@ -233,7 +233,7 @@ impl Service {
     ) -> Result<Option<Taken>, CallError> {
         let started = one.journal.iter().rev().find_map(|line| match line {
             Line::Started { attempt, created, landlock } if *attempt == last.attempt => {
-                Some(BuiltWire { created: created.clone(), started: true, landlock: landlock.clone() })
+                Some(BuiltWire { created: (**created).clone(), started: true, landlock: landlock.clone() })
             }
             _ => None,
         });
@@ -252,7 +252,7 @@ impl Service {
                 Some(built) => {
                     let line = Line::Started {
                         attempt: last.attempt,
-                        created: built.created.clone(),
+                        created: Box::new(built.created.clone()),
                         landlock: built.landlock.clone(),
                     };
                     let spool = one.spool.clone();

@@ -343,7 +343,7 @@ impl Attempt<'_> {
             },
         };
         if let Ok(Reply::Started { landlock }) = &exec {
-            let (attempt, created, landlock) = (self.number, created.clone(), landlock.clone());
+            let (attempt, created, landlock) = (self.number, Box::new(created.clone()), landlock.clone());
             if let Err(error) = self.note(|| Line::Started { attempt, created, landlock }).await {
                 destroy(client.clone(), id.clone());
                 return Err(error);

@@ -43,7 +43,7 @@ pub(super) enum Line {
     /// Said before the engine was asked for the sandbox.
     Building { attempt: u32, sandbox: String, instance: u64, memory_bytes: u64 },
     /// The command was started in it.
-    Started { attempt: u32, created: CreatedWire, landlock: Option<LandlockWire> },
+    Started { attempt: u32, created: Box<CreatedWire>, landlock: Option<LandlockWire> },
     /// Somebody wanted it ended.
     Cancelled,
 }
