@@ -59,3 +59,30 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs;
+
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn what_changed_is_told_to_who_stopped_waiting_for_it_to_settle() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::of(&File::open(dir.path()).unwrap()).unwrap();
+        let soon = 5 * SETTLED;
+        // Nothing, first.
+        assert!(timeout(SETTLED / 2, watch.changed()).await.is_err() && !watch.pending);
+        fs::write(dir.path().join("a"), "a").unwrap();
+        assert!(timeout(SETTLED / 2, watch.changed()).await.is_err());
+        assert!(watch.pending, "the event was read, and what reads it was dropped before it was told");
+        timeout(soon, watch.changed()).await.expect("the change is lost").unwrap();
+        // Once.
+        assert!(timeout(2 * SETTLED, watch.changed()).await.is_err());
+        // The next is told as the first was.
+        fs::remove_file(dir.path().join("a")).unwrap();
+        timeout(soon, watch.changed()).await.expect("the next change is lost").unwrap();
+    }
+}
