@@ -111,6 +111,18 @@ fn what_was_returned_before_is_returned_to_whoever_asks_for_that() {
     assert_eq!((&again["result"], &again["sandbox"]["id"]), (&first["result"], &first["sandbox"]["id"]));
     assert_ne!(again["execution_id"], first["execution_id"]);
     assert_eq!(again["metadata"], json!({ "n": 1 }));
+    // Whoever does not wait is told where it is, as of one that runs.
+    let detached =
+        json!({ "tool_name": "clock", "parameters": { "x": 1, "y": 2 }, "context": { "cache_enabled": true } });
+    let reply = tools.daemon.request("POST", "/api/v1/executions", Some(&detached));
+    assert_eq!(reply.status, 202, "{}", reply.body);
+    let id = reply.body["execution_id"].as_str().unwrap();
+    let place = format!("/api/v1/executions/{id}");
+    assert!(reply.head.contains(&format!("location: {place}\r\n")), "{}", reply.head);
+    let found = tools.daemon.request("GET", &place, None);
+    assert_eq!((found.status, &found.body["state"]), (200, &json!("ended")), "{}", found.body);
+    assert_eq!((&found.body["result"]["cached"], &found.body["result"]["execution_id"]), (&json!(true), &json!(id)));
+    assert_eq!(found.body["result"]["result"], first["result"]);
     for (parameters, cache) in [(json!({ "x": 1, "y": 3 }), true), (json!({ "x": 1, "y": 2 }), false)] {
         let other = ask("clock", parameters, cache);
         assert_eq!(other["cached"], false);
