@@ -184,6 +184,54 @@ fn two_hundred_at_once_all_get_their_own_answer() {
     wait_for("nothing is left", || monitor.live() == 0 && metric(&front, "sandkeep_executions_live") == 0);
 }
 
+/// Nor does a large batch, on its way in or out.
+#[test]
+fn a_large_batch_holds_up_nobody() {
+    let (front, _monitor) = start("", 16);
+    let probe = || {
+        let began = Instant::now();
+        assert_eq!(front.get("/healthz").status, 200);
+        began.elapsed()
+    };
+    let quiet = (0..50).map(|_| probe()).max().unwrap();
+    let with = |command: &str, stdin: String, id: &str| {
+        let mut call = bash(command);
+        call["parameters"]["stdin"] = stdin.into();
+        call["context"] = json!({ "limits": { "max_output_bytes": 4_000_000 }, "execution_id": id });
+        call
+    };
+    // Under an id, the text of a call is gone over once more.
+    let calls = json!([
+        with("wc -c", "y".repeat(4 << 20), "in-1"),
+        with("wc -c", "y".repeat(4 << 20), "in-2"),
+        with("wc -c", "y".repeat(4 << 20), "in-3"),
+        with("head -c 4000000 /dev/zero | tr '\\0' '\\1'", String::new(), "out-1"),
+        with("head -c 4000000 /dev/zero | tr '\\0' '\\1'", String::new(), "out-2"),
+    ]);
+    let body = calls.to_string();
+    let head = post(body.len()).replace("/execute", "/batch");
+    let stop = AtomicBool::new(false);
+    let (reply, loud) = std::thread::scope(|scope| {
+        let prober = scope.spawn(|| {
+            let mut worst = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                worst = worst.max(probe());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            worst
+        });
+        let reply = front.raw(&head, body.as_bytes());
+        stop.store(true, Ordering::Relaxed);
+        (reply, prober.join().unwrap())
+    });
+    eprintln!("quiet {quiet:?}, loud {loud:?}");
+    let replies: Vec<Value> = serde_json::from_str(&reply.body).unwrap();
+    let said: Vec<&str> = replies.iter().map(|r| r["result"]["stdout"].as_str().unwrap()).collect();
+    assert_eq!(said[..3], ["4194304\n"; 3]);
+    assert!(said[3..].iter().all(|text| text.len() == 4_000_000));
+    assert!(loud < (quiet * 10).max(Duration::from_millis(250)), "quiet {quiet:?}, loud {loud:?}");
+}
+
 /// Readers that take nothing of large replies, and senders of large bodies, do not hold up a small call.
 #[test]
 fn a_stalled_reader_and_large_texts_hold_up_nobody() {

@@ -118,7 +118,7 @@ fn tell_deprecation(headers: &mut HeaderMap, deprecated: &Deprecated) {
     }
 }
 
-fn cut_short() -> Problem {
+pub(super) fn cut_short() -> Problem {
     CallError::Internal("work on a large text was not finished".into()).into()
 }
 

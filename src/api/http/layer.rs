@@ -77,10 +77,7 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
 
 fn finish(state: &router::State, id: &RequestId, mut response: Response) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        state.service.metrics().refused(problem.code());
-        if response.status().is_server_error() {
-            tracing::warn!(request = %id, code = problem.code(), "request failed");
-        }
+        refused(state, id, &problem);
         response = problem.render(id, response);
     }
     // Ids are letters, digits and '_'.
@@ -88,6 +85,14 @@ fn finish(state: &router::State, id: &RequestId, mut response: Response) -> Resp
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Counts a problem that is told, whether as a whole reply or as a part of one.
+pub(super) fn refused(state: &router::State, id: &RequestId, problem: &Problem) {
+    state.service.metrics().refused(problem.code());
+    if problem.status().is_server_error() {
+        tracing::warn!(request = %id, code = problem.code(), "request failed");
+    }
 }
 
 /// Whether what this path answers with may be events.
