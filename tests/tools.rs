@@ -257,11 +257,34 @@ fn admins_register_tools_that_outlive_the_front() {
     let check = || {
         let reply = greet("greeter");
         assert_eq!((&reply.body["result"], &reply.body["tool_version"]), (&json!("Hello, you\n"), &json!("1.0.0")));
-        assert!(!reply.head.contains("sunset"), "{}", reply.head);
         let reply = greet("greeter@2");
         assert_eq!(reply.body["deprecation"]["message"], "Use version 1.");
-        assert!(reply.head.contains("deprecation: @1767225600"), "{}", reply.head);
-        assert!(reply.head.contains("sunset: Tue, 31 Dec 2030 00:00:00 GMT"), "{}", reply.head);
+        // However it is answered; under a key the second time is told what was stored.
+        let (execute, executions) = ("/api/v1/tools/execute", "/api/v1/executions");
+        for (path, headers, status) in [
+            (execute, "", 200),
+            (execute, "Idempotency-Key: plain\r\n", 200),
+            (execute, "Idempotency-Key: plain\r\nAccept: text/event-stream\r\n", 200),
+            (execute, "Accept: text/event-stream\r\n", 200),
+            (execute, "Prefer: respond-async\r\n", 202),
+            (executions, "", 202),
+            (executions, "Idempotency-Key: plain\r\n", 200),
+            (executions, "Idempotency-Key: detached\r\n", 202),
+            (executions, "Idempotency-Key: detached\r\n", 202),
+        ] {
+            let answer = |tool: &str| {
+                let headers = headers.replace("Key: ", &format!("Key: {}-", tool.replace('@', "-")));
+                let body = json!({ "tool_name": tool, "parameters": { "name": "you" } });
+                let reply = request_with(&daemon.socket(), "POST", path, &headers, Some(&body)).unwrap();
+                assert_eq!(reply.status, status, "{path} {headers}: {}", reply.body);
+                reply.head + "\r\n"
+            };
+            let head = answer("greeter@2");
+            assert!(head.contains("\r\ndeprecation: @1767225600\r\n"), "{path} {headers}: {head}");
+            assert!(head.contains("\r\nsunset: Tue, 31 Dec 2030 00:00:00 GMT\r\n"), "{path} {headers}: {head}");
+            let head = answer("greeter");
+            assert!(!head.contains("deprecation") && !head.contains("sunset"), "{path} {headers}: {head}");
+        }
     };
     check();
     let front = daemon.child_named("sandkeepd");
