@@ -198,6 +198,37 @@ fn files_are_taken_as_they_change_and_bad_ones_change_nothing() {
     assert_eq!(tools.daemon.bash("echo a", 5.0)["result"]["stdout"], "a\n");
 }
 
+/// Reading them takes its time, which is nobody else's.
+#[test]
+fn who_calls_does_not_wait_while_files_are_read() {
+    let tools = Tools::start(&[], "");
+    let code = "# a word\n".repeat(100_000);
+    let heavy = |version: usize| {
+        format!(
+            "name = 'heavy'\nversion = '1.0.{version}'\ndescription = 'd'\n[run]\nlanguage = 'bash'\n\
+             code = \"\"\"{code}\"\"\"\n"
+        )
+    };
+    let worst_until = |newest: usize| {
+        let mut worst = Duration::ZERO;
+        tools.wait("the files are read", |tools| {
+            let began = Instant::now();
+            let version = tools.version("heavy");
+            worst = worst.max(began.elapsed());
+            version == Some(format!("1.0.{newest}"))
+        });
+        worst
+    };
+    let write = |from: usize| (0..6).for_each(|n| tools.write(&format!("{n}.toml"), &heavy(from + n)));
+    write(0);
+    let noticed = worst_until(5);
+    write(6);
+    kill(Pid::from_raw(tools.daemon.pid()), Signal::SIGHUP).unwrap();
+    let told = worst_until(11);
+    eprintln!("noticed {noticed:?}, told {told:?}");
+    assert!(noticed.max(told) < Duration::from_millis(250), "noticed {noticed:?}, told {told:?}");
+}
+
 #[test]
 fn a_file_that_others_could_write_is_not_read() {
     use std::os::unix::fs::PermissionsExt;

@@ -95,9 +95,12 @@ impl Service {
     }
 
     /// Reads the operator's tools again. Calls that are under way keep the tool that they began with.
-    pub fn reload_tools(&self) {
-        self.catalogue.reload(&self.registry);
-        self.cache.forget();
+    pub async fn reload_tools(self: &Arc<Self>) {
+        let service = Arc::clone(self);
+        let work = move || service.catalogue.reload(&service.registry, || service.cache.forget());
+        if off_thread(work).await.is_none() {
+            tracing::error!("the custom tools were not read to the end");
+        }
     }
 
     /// What tells that [`Service::reload_tools`] is due.
