@@ -58,6 +58,23 @@ fn paths_methods_and_media_types_are_problems_too() {
     }
     let head = "GET /api/v1/tools HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n";
     assert_eq!(front.raw(head, b"").problem(), (406, "not_acceptable".into()));
+    // Events are all that this path has; elsewhere nothing is asked for by that name.
+    let execution = |path: &str, accept: &str| {
+        let head = format!("GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\n{accept}");
+        front.raw(&head, b"").problem()
+    };
+    let (unknown, no) = ((404, "unknown_execution".into()), (406, "not_acceptable".into()));
+    for accept in ["application/json", "application/problem+json", "text/event-stream;q=0", "image/*"] {
+        assert_eq!(execution("executions/x/events", &format!("Accept: {accept}\r\n")), no, "{accept}");
+    }
+    for accept in ["", "Accept: text/event-stream\r\n", "Accept: text/*\r\n", "Accept: application/json, */*;q=0.1\r\n"]
+    {
+        assert_eq!(execution("executions/x/events", accept), unknown, "{accept}");
+    }
+    let json = "Accept: application/json\r\n";
+    assert_eq!(execution("executions/events", json), unknown);
+    assert_eq!(execution("executions/events", "Accept: text/event-stream\r\n"), no);
+    assert_eq!(execution("tools/events", json), (404, "unknown_tool".into()));
     let head = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: req_00000000000000000000000000\r\n";
     let id = front.raw(head, b"").header("x-request-id").unwrap().to_owned();
     assert!(id.starts_with("req_") && id != "req_00000000000000000000000000");
