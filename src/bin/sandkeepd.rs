@@ -90,15 +90,6 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     state.open()?;
     let tools = Directories { operators, own: Some(state.directory("tools")?) };
     let Listeners { unix, tcp } = listeners;
-    Ok(run(FrontOptions {
-        config,
-        source: Some(source),
-        keys,
-        engine_socket,
-        unix,
-        tcp,
-        tools,
-        ready: None,
-        engine_uid: 0,
-    })?)
+    let source = Some(source);
+    Ok(run(FrontOptions { source, keys, engine_socket, unix, tcp, tools, ..FrontOptions::new(config) })?)
 }

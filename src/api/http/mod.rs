@@ -62,6 +62,8 @@ pub struct FrontOptions {
     pub ready: Option<OwnedFd>,
     /// Who the engine must run as: 0, but for tests without privilege.
     pub engine_uid: u32,
+    /// Between requests, and for a reply that nobody reads; shorter where a test waits for it.
+    pub idle_max: Duration,
 }
 
 impl FrontOptions {
@@ -78,6 +80,7 @@ impl FrontOptions {
             tools: Directories::default(),
             ready: None,
             engine_uid: 0,
+            idle_max: server::IDLE_MAX,
         }
     }
 }
@@ -106,7 +109,7 @@ pub fn run(options: FrontOptions) -> Result<(), FrontError> {
 }
 
 async fn serve(options: FrontOptions) -> Result<(), FrontError> {
-    let FrontOptions { config, source, keys, engine_socket, unix, tcp, tools, ready, engine_uid } = options;
+    let FrontOptions { config, source, keys, engine_socket, unix, tcp, tools, ready, engine_uid, idle_max } = options;
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
     let hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
@@ -130,7 +133,7 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
         stopping: stopping.clone(),
     };
     let connections = service.metrics().connections();
-    let front = server::Front::new(router::router(state), config.http, connections, stopping);
+    let front = server::Front::new(router::router(state), config.http, idle_max, connections, stopping);
     let mut accepting = tokio::task::JoinSet::new();
     if let Some(unix) = unix {
         unix.set_nonblocking(true).map_err(FrontError::Listener)?;
