@@ -91,6 +91,53 @@ fn the_seeds_calculator_calculates_and_says_why_it_can_not() {
     assert_eq!((reply.status, &reply.body["code"]), (404, &json!("unknown_tool")));
 }
 
+/// What its author wants beyond what the operator gives is cut to that; what a caller wants beyond it is refused.
+#[test]
+fn a_manifests_limits_end_at_the_operators() {
+    let manifest = |name: &str, limits: &str| {
+        format!(
+            "name = '{name}'\nversion = '1.0.0'\ndescription = 'd'\n\
+             parameters = {{ type = 'object', properties = {{ wait = {{ type = 'integer', default = 0 }} }} }}\n\
+             [run]\nlanguage = 'bash'\ntimeout = 300\n\
+             code = 'read -r call; echo $(ulimit -f); sleep $(jq .wait <<<$call); head -c 5000 /dev/zero | tr \"\\\\0\" x'\n\
+             [limits]\n{limits}"
+        )
+    };
+    let beyond = "max_memory_mb = 100000\nmax_processes = 5000\nmax_file_size_mb = 500\nmax_output_bytes = 9000000\n";
+    let within = "max_memory_mb = 64\nmax_processes = 32\nmax_file_size_mb = 1\nmax_output_bytes = 1000\n";
+    let files = [("beyond.toml", &*manifest("beyond", beyond)), ("within.toml", &*manifest("within", within))];
+    let ceilings = "[ceilings]\nmax_memory_mb = 128\nmax_processes = 48\nmax_file_size_mb = 2\n\
+                    max_output_bytes = 2000\nmax_execution_time_seconds = 1\n";
+    let tools = Tools::start(&files, ceilings);
+    for (tool, memory_mb, processes, file_kib, kept) in
+        [("beyond", 128u64, 48u64, "2048", 2000), ("within", 64, 32, "1024", 1000)]
+    {
+        let body = tools.call(tool, json!({}), json!({})).body;
+        assert_eq!(body["success"], true, "{body}");
+        let said = body["result"].as_str().unwrap();
+        assert_eq!((said.lines().next(), said.len()), (Some(file_kib), kept), "{tool}");
+        assert_eq!(
+            (&body["output"]["stdout_truncated"], &body["output"]["stdout_bytes"]),
+            (&json!(true), &json!(5005))
+        );
+        let cgroup = &body["sandbox"]["enforced"]["cgroup"];
+        // Null where this host has no such controller, which the reply says.
+        for (name, wanted) in [("memory_max_bytes", memory_mb << 20), ("pids_max", processes)] {
+            assert!(cgroup[name].is_null() || cgroup[name] == wanted, "{tool}: {name} of {cgroup}");
+        }
+        let timed = tools.call(tool, json!({ "wait": 5 }), json!({})).body;
+        assert_eq!((&timed["outcome"]["kind"], &timed["outcome"]["clock"]), (&json!("timed_out"), &json!("wall")));
+        let wall_ms = timed["usage"]["wall_ms"].as_f64().unwrap();
+        assert!((900.0..3000.0).contains(&wall_ms), "{tool}: {wall_ms}");
+    }
+    for (tool, most) in [("beyond", 128), ("within", 64)] {
+        let asks = |mb: i32| tools.call(tool, json!({}), json!({ "limits": { "max_memory_mb": mb } }));
+        assert_eq!(asks(most).status, 200, "{tool}");
+        let reply = asks(most + 1);
+        assert_eq!((reply.status, pointers(&reply)), (400, vec!["/context/limits/max_memory_mb"]), "{tool}");
+    }
+}
+
 #[test]
 fn what_was_returned_before_is_returned_to_whoever_asks_for_that() {
     let clock = "name = 'clock'\nversion = '1.0.0'\ndescription = 'd'\nidempotent = true\n\
