@@ -104,12 +104,15 @@ impl Catalogue {
         let mut complaints = Vec::new();
         if let Some((directory, shown)) = &self.directories.operators {
             let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-            if let (Ok(held), Ok(now)) = (directory.metadata().map(id), fs::metadata(shown).map(id))
-                && held != now
-            {
-                let message = "is another directory than at the start: restart the front";
-                complaints.push(format!("{}: {message}", shown.display()));
-            }
+            let moved = match (directory.metadata().map(id), fs::metadata(shown).map(id)) {
+                (Ok(held), Ok(now)) if held != now => Some("is another directory than at the start: restart the front"),
+                (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    Some("is there no more: restart the front")
+                }
+                // Where this process can not walk, it can not know.
+                _ => None,
+            };
+            complaints.extend(moved.map(|message| format!("{}: {message}", shown.display())));
             match texts(directory, OPERATORS_ENDING) {
                 Ok(texts) => known.take_files(texts, shown, &mut complaints),
                 Err(error) => complaints.push(format!("{}: {error}", shown.display())),

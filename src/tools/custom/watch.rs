@@ -23,11 +23,13 @@ impl Watch {
     /// Must be called where a runtime runs.
     pub(super) fn of(directory: &File) -> io::Result<Self> {
         let events = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        // And when it leaves its place: what is put there then is another one, which operators must be told.
         let what = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         events.add_watch(&super::catalogue::through(directory), what)?;
         Ok(Self { events: Receiver::from_owned_fd_unchecked(events.as_fd().try_clone_to_owned()?)?, pending: false })
