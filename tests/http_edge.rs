@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::monitor::Monitor;
 use support::{Front, post, read_reply};
 
 fn bash(command: &str) -> Value {
@@ -58,6 +59,23 @@ fn paths_methods_and_media_types_are_problems_too() {
     }
     let head = "GET /api/v1/tools HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n";
     assert_eq!(front.raw(head, b"").problem(), (406, "not_acceptable".into()));
+    // Events are all that this path has; elsewhere nothing is asked for by that name.
+    let execution = |path: &str, accept: &str| {
+        let head = format!("GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\n{accept}");
+        front.raw(&head, b"").problem()
+    };
+    let (unknown, no) = ((404, "unknown_execution".into()), (406, "not_acceptable".into()));
+    for accept in ["application/json", "application/problem+json", "text/event-stream;q=0", "image/*"] {
+        assert_eq!(execution("executions/x/events", &format!("Accept: {accept}\r\n")), no, "{accept}");
+    }
+    for accept in ["", "Accept: text/event-stream\r\n", "Accept: text/*\r\n", "Accept: application/json, */*;q=0.1\r\n"]
+    {
+        assert_eq!(execution("executions/x/events", accept), unknown, "{accept}");
+    }
+    let json = "Accept: application/json\r\n";
+    assert_eq!(execution("executions/events", json), unknown);
+    assert_eq!(execution("executions/events", "Accept: text/event-stream\r\n"), no);
+    assert_eq!(execution("tools/events", json), (404, "unknown_tool".into()));
     let head = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: req_00000000000000000000000000\r\n";
     let id = front.raw(head, b"").header("x-request-id").unwrap().to_owned();
     assert!(id.starts_with("req_") && id != "req_00000000000000000000000000");
@@ -185,6 +203,41 @@ fn slow_callers_are_let_go_and_others_served() {
     body.read_exact(&mut start).unwrap();
     assert_eq!(&start, b"HTTP/1.1 408");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// Whoever reads what a run says is not idle, however long that takes; whoever has asked and got an answer is.
+#[test]
+fn a_stream_that_is_read_outlives_the_time_of_idle_connections() {
+    let idle_max = Duration::from_millis(500);
+    let front = Front::start_as("[http]\nheader_timeout_ms = 100\n", |options| options.idle_max = idle_max);
+    let _monitor = Monitor::start(&front.engine_socket(), front.dir.path(), 4);
+    assert_eq!(front.get("/readyz").status, 200);
+    std::thread::scope(|scope| {
+        let idle = scope.spawn(|| {
+            // HTTP/2, where nobody else looks at the clock between requests: preface, empty SETTINGS, GET / of localhost.
+            let block = [&[0x82, 0x86, 0x84, 0x41, 9][..], b"localhost"].concat();
+            let head = [&[0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1][..], &block].concat();
+            let mut stream = front.connect();
+            stream
+                .write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0, 0, 0, 4, 0, 0, 0, 0, 0][..], &head].concat())
+                .unwrap();
+            let began = Instant::now();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            let text = String::from_utf8_lossy(&all).into_owned();
+            assert!(text.contains("not_found"), "it was answered first: {text}");
+            began.elapsed()
+        });
+        let body = bash("for n in 1 2 3 4 5 6 7 8; do echo line $n; sleep 0.25; done").to_string();
+        let head = format!("{}Accept: text/event-stream\r\n", post(body.len()));
+        let began = Instant::now();
+        let reply = front.raw(&head, body.as_bytes());
+        let followed = began.elapsed();
+        assert!(reply.body.contains("line 8") && reply.body.contains("event: result"), "{reply:?}");
+        let took = idle.join().unwrap();
+        let least = idle_max - Duration::from_millis(50);
+        assert!(least < took && took < followed - idle_max, "idle {took:?}, followed {followed:?}");
+    });
 }
 
 #[test]

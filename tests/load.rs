@@ -184,6 +184,52 @@ fn two_hundred_at_once_all_get_their_own_answer() {
     wait_for("nothing is left", || monitor.live() == 0 && metric(&front, "sandkeep_executions_live") == 0);
 }
 
+/// Nor does a large batch, on its way in or out.
+#[test]
+fn a_large_batch_holds_up_nobody() {
+    let (front, _monitor) = start("", 16);
+    let probe = || {
+        let began = Instant::now();
+        assert_eq!(front.get("/healthz").status, 200);
+        began.elapsed()
+    };
+    let quiet = (0..50).map(|_| probe()).max().unwrap();
+    let with = |command: &str, stdin: String, id: &str| {
+        let mut call = bash(command);
+        call["parameters"]["stdin"] = stdin.into();
+        // Under an id, the text of a call is gone over once more.
+        call["context"] = json!({ "limits": { "max_output_bytes": 4_000_000 }, "execution_id": id });
+        call
+    };
+    // Every byte of the reply is escaped as six.
+    let calls = json!([
+        with("wc -c", "y".repeat(4 << 20), "in-1"),
+        with("wc -c", "y".repeat(4 << 20), "in-2"),
+        with("wc -c", "y".repeat(4 << 20), "in-3"),
+        with("head -c 4000000 /dev/zero | tr '\\0' '\\1'", String::new(), "out"),
+    ]);
+    let body = calls.to_string();
+    let head = post(body.len()).replace("/execute", "/batch");
+    let stop = AtomicBool::new(false);
+    let (reply, loud) = std::thread::scope(|scope| {
+        let prober = scope.spawn(|| {
+            let mut worst = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                worst = worst.max(probe());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            worst
+        });
+        let reply = front.raw(&head, body.as_bytes());
+        stop.store(true, Ordering::Relaxed);
+        (reply, prober.join().unwrap())
+    });
+    eprintln!("quiet {quiet:?}, loud {loud:?}");
+    assert_eq!((reply.status, reply.body.matches("\"stdout\":\"4194304\\n\"").count()), (200, 3));
+    assert!(reply.body.len() > 6 * 4_000_000 && reply.body.ends_with("}]"), "{}", reply.body.len());
+    assert!(loud < (quiet * 10).max(Duration::from_millis(250)), "quiet {quiet:?}, loud {loud:?}");
+}
+
 /// Readers that take nothing of large replies, and senders of large bodies, do not hold up a small call.
 #[test]
 fn a_stalled_reader_and_large_texts_hold_up_nobody() {

@@ -135,6 +135,13 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+fn request_text(daemon: &Daemon, path: &str) -> String {
+    let mut follow = Follow::open(daemon, "GET", path, "", "");
+    let mut text = String::new();
+    follow.reader.read_to_string(&mut text).unwrap();
+    text
+}
+
 fn rss_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
@@ -357,6 +364,15 @@ fn a_batch_is_answered_in_order_with_each_calls_own_reply() {
     assert_eq!(replies[4]["result"]["variables"]["x"], 1);
     assert_eq!(replies[5]["errors"][0]["pointer"], "/context/nonsense");
     assert_eq!(replies[6]["error"]["code"], "nonzero_exit");
+    // Its problems are counted as those of single calls are, and what ran is none.
+    let counted = |code: &str| {
+        let text = request_text(&daemon, "/metrics");
+        let line = format!("sandkeep_refused_total{{code=\"{code}\"}} ");
+        text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |n| n.parse::<u64>().unwrap())
+    };
+    assert_eq!(["unknown_tool", "invalid_parameters", "malformed_request"].map(counted), [1, 1, 1]);
+    assert_eq!(daemon.execute(json!({ "tool_name": "none" })).status, 404);
+    assert_eq!(counted("unknown_tool"), 2);
     let as_object = daemon.request("POST", "/api/v1/tools/batch", Some(&json!({ "calls": [bash("echo x")] })));
     assert_eq!(as_object.body[0]["result"]["stdout"], "x\n");
     for (body, pointer) in [

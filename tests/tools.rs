@@ -91,6 +91,55 @@ fn the_seeds_calculator_calculates_and_says_why_it_can_not() {
     assert_eq!((reply.status, &reply.body["code"]), (404, &json!("unknown_tool")));
 }
 
+/// What its author wants beyond what the operator gives is cut to that; what a caller wants beyond it is refused.
+#[test]
+fn a_manifests_limits_end_at_the_operators() {
+    let manifest = |name: &str, limits: &str| {
+        format!(
+            "name = '{name}'\nversion = '1.0.0'\ndescription = 'd'\n\
+             parameters = {{ type = 'object', properties = {{ wait = {{ type = 'integer', default = 0 }} }} }}\n\
+             [run]\nlanguage = 'bash'\ntimeout = 300\n\
+             code = 'read -r call; echo $(ulimit -f) $(ulimit -d) $(ulimit -u); sleep $(jq .wait <<<$call); head -c 5000 /dev/zero | tr \"\\\\0\" x'\n\
+             [limits]\n{limits}"
+        )
+    };
+    let beyond = "max_memory_mb = 100000\nmax_processes = 5000\nmax_file_size_mb = 500\nmax_output_bytes = 9000000\n";
+    let within = "max_memory_mb = 64\nmax_processes = 32\nmax_file_size_mb = 1\nmax_output_bytes = 1000\n";
+    let files = [("beyond.toml", &*manifest("beyond", beyond)), ("within.toml", &*manifest("within", within))];
+    let ceilings = "[ceilings]\nmax_memory_mb = 128\nmax_processes = 48\nmax_file_size_mb = 2\n\
+                    max_output_bytes = 2000\nmax_execution_time_seconds = 1\n";
+    let tools = Tools::start(&files, ceilings);
+    for (tool, memory_mb, processes, file_kib, kept) in
+        [("beyond", 128, 48, 2048, 2000), ("within", 64, 32, 1024, 1000)]
+    {
+        let body = tools.call(tool, json!({}), json!({})).body;
+        assert_eq!(body["success"], true, "{body}");
+        let said = body["result"].as_str().unwrap();
+        assert_eq!((said.len(), &body["output"]["stdout_truncated"]), (kept, &json!(true)), "{tool}");
+        let seen: Vec<&str> = said.lines().next().unwrap().split(' ').collect();
+        assert_eq!(seen[0], file_kib.to_string(), "{tool}");
+        let cgroup = &body["sandbox"]["enforced"]["cgroup"];
+        // Where this host has no such controller, processes carry the limit.
+        for (name, wanted, own, of_each) in [
+            ("memory_max_bytes", memory_mb << 20, seen[1], memory_mb << 10),
+            ("pids_max", processes, seen[2], processes),
+        ] {
+            let holds = if cgroup[name].is_null() { own == of_each.to_string() } else { cgroup[name] == wanted };
+            assert!(holds, "{tool}: {name} of {cgroup}, {seen:?}");
+        }
+    }
+    let timed = tools.call("beyond", json!({ "wait": 5 }), json!({})).body;
+    assert_eq!((&timed["outcome"]["kind"], &timed["outcome"]["clock"]), (&json!("timed_out"), &json!("wall")));
+    let wall_ms = timed["usage"]["wall_ms"].as_f64().unwrap();
+    assert!((900.0..3000.0).contains(&wall_ms), "{wall_ms}");
+    for (tool, most) in [("beyond", 128), ("within", 64)] {
+        let asks = |mb: i32| tools.call(tool, json!({}), json!({ "limits": { "max_memory_mb": mb } }));
+        assert_eq!(asks(most).status, 200, "{tool}");
+        let reply = asks(most + 1);
+        assert_eq!((reply.status, pointers(&reply)), (400, vec!["/context/limits/max_memory_mb"]), "{tool}");
+    }
+}
+
 #[test]
 fn what_was_returned_before_is_returned_to_whoever_asks_for_that() {
     let clock = "name = 'clock'\nversion = '1.0.0'\ndescription = 'd'\nidempotent = true\n\
@@ -111,6 +160,18 @@ fn what_was_returned_before_is_returned_to_whoever_asks_for_that() {
     assert_eq!((&again["result"], &again["sandbox"]["id"]), (&first["result"], &first["sandbox"]["id"]));
     assert_ne!(again["execution_id"], first["execution_id"]);
     assert_eq!(again["metadata"], json!({ "n": 1 }));
+    // Whoever does not wait is told where it is, as of one that runs.
+    let detached =
+        json!({ "tool_name": "clock", "parameters": { "x": 1, "y": 2 }, "context": { "cache_enabled": true } });
+    let reply = tools.daemon.request("POST", "/api/v1/executions", Some(&detached));
+    assert_eq!(reply.status, 202, "{}", reply.body);
+    let id = reply.body["execution_id"].as_str().unwrap();
+    let place = format!("/api/v1/executions/{id}");
+    assert!(reply.head.contains(&format!("location: {place}\r\n")), "{}", reply.head);
+    let found = tools.daemon.request("GET", &place, None);
+    assert_eq!((found.status, &found.body["state"]), (200, &json!("ended")), "{}", found.body);
+    assert_eq!((&found.body["result"]["cached"], &found.body["result"]["execution_id"]), (&json!(true), &json!(id)));
+    assert_eq!(found.body["result"]["result"], first["result"]);
     for (parameters, cache) in [(json!({ "x": 1, "y": 3 }), true), (json!({ "x": 1, "y": 2 }), false)] {
         let other = ask("clock", parameters, cache);
         assert_eq!(other["cached"], false);
@@ -186,6 +247,66 @@ fn files_are_taken_as_they_change_and_bad_ones_change_nothing() {
     assert_eq!(tools.daemon.bash("echo a", 5.0)["result"]["stdout"], "a\n");
 }
 
+/// The daemon holds the directory that was there when it started: what lies in another one under its name is not in force,
+/// and that is told without anybody asking.
+#[test]
+fn a_directory_in_the_place_of_the_one_that_is_held_is_told_of() {
+    let tools = Tools::start(&[("calculator.toml", CALCULATOR)], "");
+    let told = |t: &Tools| t.daemon.log().contains("is another directory than at the start: restart the front");
+    // Control: what changes inside it is no other directory.
+    tools.write("first.toml", &CALCULATOR.replace("\"calculator\"", "\"first\""));
+    tools.wait("the first one", |t| t.version("first").is_some());
+    assert!(!told(&tools), "{}", tools.daemon.log());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let held = elsewhere.path().join("held");
+    std::fs::rename(tools.dir.path(), &held).unwrap();
+    tools.wait("the first complaint", |t| t.daemon.log().contains("is there no more: restart the front"));
+    std::fs::create_dir(tools.dir.path()).unwrap();
+    std::fs::write(held.join("calculator.toml"), CALCULATOR).unwrap();
+    tools.wait("the other complaint", told);
+    // What is held stays in force, with what changes in it.
+    tools.write("second.toml", &CALCULATOR.replace("\"calculator\"", "\"second\""));
+    std::fs::write(held.join("third.toml"), CALCULATOR.replace("\"calculator\"", "\"third\"")).unwrap();
+    tools.wait("the third one", |t| t.version("third").is_some());
+    assert_eq!([tools.version("second"), tools.version("calculator")], [None, Some("1.0.0".into())]);
+    // The same one back in its place is no matter any more.
+    std::fs::remove_dir_all(tools.dir.path()).unwrap();
+    std::fs::rename(&held, tools.dir.path()).unwrap();
+    tools.write("fourth.toml", &CALCULATOR.replace("\"calculator\"", "\"fourth\""));
+    tools.wait("the fourth one", |t| t.version("fourth").is_some());
+}
+
+/// Reading them takes its time, which is nobody else's.
+#[test]
+fn who_calls_does_not_wait_while_files_are_read() {
+    let tools = Tools::start(&[], "");
+    let code = "# a word\n".repeat(100_000);
+    let heavy = |version: usize| {
+        format!(
+            "name = 'heavy'\nversion = '1.0.{version}'\ndescription = 'd'\n[run]\nlanguage = 'bash'\n\
+             code = \"\"\"{code}\"\"\"\n"
+        )
+    };
+    let worst_until = |newest: usize| {
+        let mut worst = Duration::ZERO;
+        tools.wait("the files are read", |tools| {
+            let began = Instant::now();
+            let version = tools.version("heavy");
+            worst = worst.max(began.elapsed());
+            version == Some(format!("1.0.{newest}"))
+        });
+        worst
+    };
+    let write = |from: usize| (0..6).for_each(|n| tools.write(&format!("{n}.toml"), &heavy(from + n)));
+    write(0);
+    let noticed = worst_until(5);
+    write(6);
+    kill(Pid::from_raw(tools.daemon.pid()), Signal::SIGHUP).unwrap();
+    let told = worst_until(11);
+    eprintln!("noticed {noticed:?}, told {told:?}");
+    assert!(noticed.max(told) < Duration::from_millis(250), "noticed {noticed:?}, told {told:?}");
+}
+
 #[test]
 fn a_file_that_others_could_write_is_not_read() {
     use std::os::unix::fs::PermissionsExt;
@@ -245,11 +366,34 @@ fn admins_register_tools_that_outlive_the_front() {
     let check = || {
         let reply = greet("greeter");
         assert_eq!((&reply.body["result"], &reply.body["tool_version"]), (&json!("Hello, you\n"), &json!("1.0.0")));
-        assert!(!reply.head.contains("sunset"), "{}", reply.head);
         let reply = greet("greeter@2");
         assert_eq!(reply.body["deprecation"]["message"], "Use version 1.");
-        assert!(reply.head.contains("deprecation: @1767225600"), "{}", reply.head);
-        assert!(reply.head.contains("sunset: Tue, 31 Dec 2030 00:00:00 GMT"), "{}", reply.head);
+        // However it is answered; under a key the second time is told what was stored.
+        let (execute, executions) = ("/api/v1/tools/execute", "/api/v1/executions");
+        for (path, headers, status) in [
+            (execute, "", 200),
+            (execute, "Idempotency-Key: plain\r\n", 200),
+            (execute, "Idempotency-Key: plain\r\nAccept: text/event-stream\r\n", 200),
+            (execute, "Accept: text/event-stream\r\n", 200),
+            (execute, "Prefer: respond-async\r\n", 202),
+            (executions, "", 202),
+            (executions, "Idempotency-Key: plain\r\n", 200),
+            (executions, "Idempotency-Key: detached\r\n", 202),
+            (executions, "Idempotency-Key: detached\r\n", 202),
+        ] {
+            let answer = |tool: &str| {
+                let headers = headers.replace("Key: ", &format!("Key: {}-", tool.replace('@', "-")));
+                let body = json!({ "tool_name": tool, "parameters": { "name": "you" } });
+                let reply = request_with(&daemon.socket(), "POST", path, &headers, Some(&body)).unwrap();
+                assert_eq!(reply.status, status, "{path} {headers}: {}", reply.body);
+                reply.head + "\r\n"
+            };
+            let head = answer("greeter@2");
+            assert!(head.contains("\r\ndeprecation: @1767225600\r\n"), "{path} {headers}: {head}");
+            assert!(head.contains("\r\nsunset: Tue, 31 Dec 2030 00:00:00 GMT\r\n"), "{path} {headers}: {head}");
+            let head = answer("greeter");
+            assert!(!head.contains("deprecation") && !head.contains("sunset"), "{path} {headers}: {head}");
+        }
     };
     check();
     let front = daemon.child_named("sandkeepd");

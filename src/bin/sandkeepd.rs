@@ -91,16 +91,6 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     let tools = Directories { operators, own: Some(state.directory("tools")?) };
     let executions = Some(state.directory("executions")?);
     let Listeners { unix, tcp } = listeners;
-    Ok(run(FrontOptions {
-        config,
-        source: Some(source),
-        keys,
-        engine_socket,
-        unix,
-        tcp,
-        tools,
-        executions,
-        ready: None,
-        engine_uid: 0,
-    })?)
+    let source = Some(source);
+    Ok(run(FrontOptions { source, keys, engine_socket, unix, tcp, tools, executions, ..FrontOptions::new(config) })?)
 }

@@ -159,3 +159,30 @@ pub struct End {
     pub limits_hit: Vec<LimitHit>,
     pub usage: Usage,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The one that is declared behind `outcome`: whoever adds one is told here that it has no place yet.
+    fn next(outcome: &Outcome) -> Option<Outcome> {
+        Some(match outcome {
+            Outcome::Exited { .. } => Outcome::Signaled { signal: 9 },
+            Outcome::Signaled { .. } => Outcome::TimedOut { clock: Clock::Wall },
+            Outcome::TimedOut { .. } => Outcome::OutOfMemory,
+            Outcome::OutOfMemory => Outcome::PidsLimit,
+            Outcome::PidsLimit => Outcome::DiskLimit,
+            Outcome::DiskLimit => Outcome::OutputLimit,
+            Outcome::OutputLimit => Outcome::Killed { by: KilledBy::Caller },
+            Outcome::Killed { .. } => Outcome::Denied { rule: String::new() },
+            Outcome::Denied { .. } => Outcome::EngineFault,
+            Outcome::EngineFault => return None,
+        })
+    }
+
+    #[test]
+    fn every_kind_is_among_those_that_are_told_of() {
+        let all = std::iter::successors(Some(Outcome::Exited { code: 0 }), next);
+        assert_eq!(all.map(|outcome| outcome.kind()).collect::<Vec<_>>(), Outcome::KINDS);
+    }
+}

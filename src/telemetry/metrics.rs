@@ -96,7 +96,11 @@ impl Metrics {
         );
         registry.register("cached", "Calls answered with an earlier result", metrics.cached.clone());
         registry.register("limits_hit", "Limits that were touched", metrics.limits.clone());
-        registry.register("refused", "Requests answered with a problem, by its code", metrics.refused.clone());
+        registry.register(
+            "refused",
+            "Requests, and calls of a batch, answered with a problem, by its code",
+            metrics.refused.clone(),
+        );
         registry.register_with_unit(
             "sandbox_cpu",
             "User and system time of all sandboxes",

@@ -20,7 +20,7 @@ const GATHERED_FOR: Duration = Duration::from_millis(5);
 /// Of one event. Larger ones would only hold up what follows them on the same connection.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Whoever follows hears something at least this often.
-const PING: Duration = Duration::from_secs(15);
+pub const PING: Duration = Duration::from_secs(15);
 /// Events handed out at once, and their bytes: what a reader holds that does not read on.
 const TAKEN_MAX: usize = 64;
 const TAKEN_BYTES_MAX: usize = CHUNK_BYTES_MAX;

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::aside::{aside, off_thread};
 use super::cache::Cache;
 use super::call::{Call, CallError, Context, Once, VALUE_BYTES};
+use super::conclusion::{REPLY_OVERHEAD_BYTES, end_on_disk, promised_bytes};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
 use super::finish::{Execution, Finished, Reply, ToolError};
 use super::kept::Kept;
@@ -20,14 +21,13 @@ use super::plan::{self, Plan};
 use super::principal::Principal;
 use super::recover::Taken;
 use super::registry::{Registered, Registry};
-use super::replies::{Enter, Replies, Reserved};
+use super::replies::{Enter, Replies};
 use super::run::{Attempt, Ran, random};
 use super::schema::Violation;
 use super::spool::{Line, Spool, Spools};
-use super::stored::{StoredCall, StoredEnd, StoredError};
+use super::stored::StoredCall;
 use crate::config::Config;
-use crate::runtimes::python::RESULT_BYTES_MAX;
-use crate::spec::{ExecutionId, KilledBy, LimitHit, LimitKind, Outcome, capped};
+use crate::spec::{ExecutionId, LimitHit, LimitKind, Outcome, capped};
 use crate::telemetry::metrics::{Metrics, Now};
 use crate::wire::client::{ClientError, Monitor};
 use crate::wire::{FactsWire, Reply as Answer, StatWire, Verb, WhyWire};
@@ -102,9 +102,12 @@ impl Service {
     }
 
     /// Reads the operator's tools again. Calls that are under way keep the tool that they began with.
-    pub fn reload_tools(&self) {
-        self.catalogue.reload(&self.registry);
-        self.cache.forget();
+    pub async fn reload_tools(self: &Arc<Self>) {
+        let service = Arc::clone(self);
+        let work = move || service.catalogue.reload(&service.registry, || service.cache.forget());
+        if off_thread(work).await.is_none() {
+            tracing::error!("the custom tools were not read to the end");
+        }
     }
 
     /// What tells that [`Service::reload_tools`] is due.
@@ -277,13 +280,8 @@ impl Service {
             }
             if let Some(stored) = stored {
                 let spool = self.spool(stored, &entry).await?;
-                let end = StoredEnd::new(Ok(Arc::clone(&reply)));
-                let (kept, place) = (spool.clone(), spool);
-                entry.spool = Some(place);
-                let written = off_thread(move || kept.end(&serde_json::to_vec(&end)?)).await;
-                if let Some(Err(error)) = written {
-                    tracing::warn!(%error, "the end of a run can not be kept over a restart");
-                }
+                end_on_disk(&spool, &Ok(Arc::clone(&reply))).await;
+                entry.spool = Some(spool);
             }
             let entry = Arc::new(entry);
             self.kept.insert(Arc::clone(&entry));
@@ -322,63 +320,6 @@ impl Service {
             drop(share);
         });
         Ok(Begun::Running { entry, reply })
-    }
-
-    /// The directory of a run that outlives the daemon.
-    async fn spool(self: &Arc<Self>, stored: StoredCall, entry: &Entry) -> Result<Spool, CallError> {
-        let (service, name) = (Arc::clone(self), random()?);
-        let stored = stored.accepted(&entry.id, entry.level);
-        let work = move || -> std::io::Result<Option<Spool>> {
-            let Some(spools) = &service.spools else { return Ok(None) };
-            spools.create(&name, &serde_json::to_vec(&stored)?).map(Some)
-        };
-        match off_thread(work).await {
-            Some(Ok(Some(spool))) => Ok(spool),
-            Some(Err(error)) => Err(CallError::Internal(format!("a run can not be kept: {error}"))),
-            _ => Err(CallError::Draining),
-        }
-    }
-
-    /// `result` is that of a run that is followed. What was promised about it is kept before anybody hears of it.
-    pub(super) async fn conclude(
-        self: &Arc<Self>,
-        listed: Listed,
-        result: Result<Reply, CallError>,
-        reserved: Option<Reserved>,
-    ) {
-        let entry = &listed.entry;
-        if let Some(spool) = &entry.spool {
-            // It has not ended: the next daemon goes on with it.
-            if self.admission.is_closed() && matches!(result, Err(CallError::Draining)) {
-                return;
-            }
-            let (spool, result) = (spool.clone(), result.as_ref().map(Arc::clone).map_err(StoredError::from));
-            let kept = off_thread(move || spool.end(&serde_json::to_vec(&StoredEnd::new(result))?)).await;
-            if let Some(Err(error)) = kept {
-                tracing::warn!(%error, "the end of a run can not be kept over a restart");
-            }
-        }
-        self.count_and_keep(&result, reserved);
-        if let Some(log) = &entry.log {
-            log.end(result);
-        }
-        // Before it leaves the table: nobody who asks finds it nowhere.
-        self.kept.insert(Arc::clone(entry));
-        if entry.spool.is_some()
-            && let Some(sandbox) = entry.sandbox()
-            && let Ok(client) = self.monitor.client().await
-        {
-            // The engine keeps its end and its output until it is told that nobody needs them.
-            super::run::destroy(client, sandbox);
-        }
-    }
-
-    fn count_and_keep(&self, result: &Result<Reply, CallError>, reserved: Option<Reserved>) {
-        let Ok(reply) = result else { return };
-        self.count(reply);
-        if let Some(reserved) = reserved {
-            keep(reserved, reply);
-        }
     }
 
     /// Attempts until one runs, as often as the caller asked and the call's time allows. `first`: the number of the first of
@@ -480,13 +421,6 @@ impl Service {
             stderr: stderr_facts,
             sandbox,
         })
-    }
-
-    fn count(&self, execution: &Execution) {
-        let outcome = execution.outcome.as_ref().map_or("setup_failed", Outcome::kind);
-        let (level, cpu) = (execution.sandbox.level.name(), execution.usage.cpu_us as f64 / 1e6);
-        self.metrics.ran(&execution.tool.about().name, level, outcome, execution.time.as_secs_f64(), cpu);
-        execution.limits_hit.iter().for_each(|hit| self.metrics.limit_hit(hit.kind.name()));
     }
 
     /// Executions under way that `principal` may see, oldest first; with `ended`, those that can still be asked about, too.
@@ -610,25 +544,9 @@ impl Drop for CallerGone {
     }
 }
 
-/// Of a kept reply beside its result.
-const REPLY_OVERHEAD_BYTES: usize = 4096;
-
 /// The body of a call, for comparing it with a later one under the same id.
 pub fn fingerprint(body: &[u8]) -> [u8; 32] {
     Sha256::digest(body).into()
-}
-
-/// Keeps `reply` for the same call, unless that should run again.
-pub(super) fn keep(reserved: Reserved, reply: &Reply) {
-    if !is_cut_off(reply) {
-        reserved.keep(Arc::clone(reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
-    }
-}
-
-/// What a run that outlives the daemon may come to on disk.
-fn promised_bytes(plan: &Plan, context: &Context, text: usize) -> u64 {
-    let attempts = u64::from(context.retry_count) + 1;
-    attempts * (2 * plan.limits.output_bytes + RESULT_BYTES_MAX as u64) + 2 * text as u64
 }
 
 fn failed_by_chance(ran: &Ran) -> bool {
@@ -646,10 +564,4 @@ fn bounded(outcome: Outcome) -> Outcome {
         Outcome::Denied { rule } => Outcome::Denied { rule: capped(&rule, 200) },
         other => other,
     }
-}
-
-/// Ended because its caller or the daemon went away: the same call sent again must run, that is what its id is for.
-fn is_cut_off(reply: &Execution) -> bool {
-    let outcome = reply.outcome.as_ref();
-    matches!(outcome, Some(Outcome::Killed { by: KilledBy::Disconnect | KilledBy::Shutdown | KilledBy::FrontGone }))
 }

@@ -8,6 +8,7 @@ pub mod aside;
 mod bash;
 mod cache;
 pub mod call;
+mod conclusion;
 pub mod custom;
 pub mod day;
 pub mod definition;

@@ -133,11 +133,16 @@ impl Drop for Daemon {
 }
 
 pub fn request_at(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Option<Reply> {
+    request_with(socket, method, path, "", body)
+}
+
+/// `headers` are whole lines.
+pub fn request_with(socket: &Path, method: &str, path: &str, headers: &str, body: Option<&Value>) -> Option<Reply> {
     let mut stream = UnixStream::connect(socket).ok()?;
     let text = body.map(Value::to_string).unwrap_or_default();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
+         {headers}Content-Length: {}\r\n\r\n",
         text.len()
     );
     stream.write_all(head.as_bytes()).ok()?;

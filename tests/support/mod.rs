@@ -68,6 +68,13 @@ impl Front {
 
     /// `keys`: pairs of a principal that `settings` name, and what it shows over TCP.
     pub fn start_with_keys(settings: &str, keys: &[(&str, &str)]) -> Self {
+        Self::start_as(settings, |options| {
+            options.keys = keys.iter().map(|(p, key)| ApiKey { hash: hash(key), principal: (*p).into() }).collect();
+        })
+    }
+
+    /// With options that `change` makes.
+    pub fn start_as(settings: &str, change: impl FnOnce(&mut FrontOptions)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let uid = nix::unistd::getuid();
         let base = format!(
@@ -83,7 +90,7 @@ impl Front {
         options.unix = Some(unix);
         options.tcp = vec![tcp];
         options.engine_uid = uid.as_raw();
-        options.keys = keys.iter().map(|(p, key)| ApiKey { hash: hash(key), principal: (*p).into() }).collect();
+        change(&mut options);
         let (ready, told) = nix::unistd::pipe().unwrap();
         options.ready = Some(told);
         let thread = std::thread::spawn(move || run(options).unwrap());

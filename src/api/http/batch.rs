@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::execute::{decode, json_response};
-use super::layer::{Caller, Id};
+use super::execute::{cut_short, decode};
+use super::layer::{self, Caller, Id};
 use super::openapi::of;
 use super::problem::{Body9457, Problem};
-use super::{bodies, json, reply, router};
+use super::{bodies, json, reply, router, sse};
 use crate::spec::RequestId;
 use crate::tools::Violation;
-use crate::tools::call::CallError;
+use crate::tools::aside::aside;
+use crate::tools::call::{Call, CallError, Once};
 use crate::tools::principal::Principal;
 
 /// Of one request. More callers at once would not be served sooner.
@@ -35,7 +38,14 @@ pub(super) async fn batch(
     }
     let held = state.bodies.hold(&principal.name);
     let (body, held) = bodies::read(request.into_body(), state.service.config().http, held).await?;
-    let calls = calls(json::parse(&body).map_err(Problem::malformed_json)?)?;
+    let work = {
+        let body = body.clone();
+        move || {
+            let calls = calls(json::parse(&body).map_err(Problem::malformed_json)?)?;
+            Ok::<_, Problem>(calls.into_iter().map(|call| decode(call, None)).collect::<Vec<_>>())
+        }
+    };
+    let calls = aside(body.len(), work).await.ok_or_else(cut_short)??;
     drop((body, held));
     let mut running = JoinSet::new();
     let count = calls.len();
@@ -43,21 +53,19 @@ pub(super) async fn batch(
         let (state, principal, id) = (state.clone(), Arc::clone(&principal), request_id.clone());
         running.spawn(async move { (at, one(&state, &principal, call, &id).await) });
     }
-    let mut replies = vec![Vec::new(); count];
+    let mut replies = vec![Bytes::new(); count];
     // Dropped, when the caller goes, it ends them all.
     while let Some(ended) = running.join_next().await {
         let (at, reply) = ended.map_err(|_| CallError::Internal("a call of a batch was not finished".into()))?;
         replies[at] = reply;
     }
-    let mut all = vec![b'['];
-    for (at, reply) in replies.iter().enumerate() {
-        if at > 0 {
-            all.push(b',');
-        }
-        all.extend_from_slice(reply);
-    }
-    all.push(b']');
-    Ok(json_response(all))
+    // Together they may be large: none is copied.
+    let begins = std::iter::once("[").chain(std::iter::repeat(","));
+    let pieces = begins.zip(replies).flat_map(|(begin, reply)| [Bytes::from_static(begin.as_bytes()), reply]);
+    let all = sse::Pieces(pieces.chain([Bytes::from_static(b"]")]).collect());
+    let mut response = Response::new(Body::new(all));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
 }
 
 /// What is taken.
@@ -94,13 +102,23 @@ fn calls(body: Value) -> Result<Vec<Value>, Problem> {
 }
 
 /// The envelope or the problem of one call, as it would have been alone.
-async fn one(state: &router::State, principal: &Principal, call: Value, request: &RequestId) -> Vec<u8> {
+async fn one(
+    state: &router::State,
+    principal: &Principal,
+    call: Result<(Call, Option<Once>), Problem>,
+    request: &RequestId,
+) -> Bytes {
     let result = async {
-        let (call, once) = decode(call, None)?;
-        Ok::<_, Problem>(state.service.execute(principal, call, once).await?)
+        let (call, once) = call?;
+        let execution = state.service.execute(principal, call, once).await?;
+        aside(execution.held_bytes(), move || reply::body(&execution)).await.ok_or_else(cut_short)
     };
-    match result.await {
-        Ok(execution) => reply::body(&execution),
-        Err(problem) => problem.encode(request),
-    }
+    let bytes = match result.await {
+        Ok(envelope) => envelope,
+        Err(problem) => {
+            layer::refused(state, request, &problem);
+            problem.encode(request)
+        }
+    };
+    bytes.into()
 }

@@ -34,10 +34,18 @@ pub(super) async fn execute(
     let detached = !streams && prefers_no_answer(request.headers());
     let (call, once) = call(&state, &principal, request).await?;
     if streams {
-        return Ok(match state.service.follow(&principal, call, once, false).await? {
-            Followed::Stored(reply) => sse::stored(&reply),
-            Followed::Running(entry) => executions::events_of(&entry, 0, request_id, &connection)?,
-        });
+        let deprecated = deprecation(&state, &call);
+        return match state.service.follow(&principal, call, once, false).await? {
+            Followed::Stored(reply) => {
+                let deprecated = reply.tool.about().deprecated.clone();
+                let events = aside(reply.held_bytes(), move || sse::stored(&reply)).await.ok_or_else(cut_short)?;
+                Ok(tell_deprecation(events, deprecated.as_ref()))
+            }
+            Followed::Running(entry) => {
+                let events = executions::events_of(&entry, 0, request_id, &connection)?;
+                Ok(tell_deprecation(events, deprecated.as_ref()))
+            }
+        };
     }
     if detached {
         let mut response = executions::accepted(&state, &principal, call, once).await?;
@@ -54,11 +62,7 @@ pub(super) async fn execute(
 pub(super) async fn envelope_of(execution: Reply) -> Result<Response, Problem> {
     let deprecated = execution.tool.about().deprecated.clone();
     let bytes = aside(execution.held_bytes(), move || reply::body(&execution)).await.ok_or_else(cut_short)?;
-    let mut response = json_response(bytes);
-    if let Some(deprecated) = deprecated {
-        tell_deprecation(response.headers_mut(), &deprecated);
-    }
-    Ok(response)
+    Ok(tell_deprecation(json_response(bytes), deprecated.as_ref()))
 }
 
 /// RFC 7240.
@@ -105,8 +109,16 @@ pub(super) fn decode(body: Value, key: Option<ExecutionId>) -> Result<(Call, Opt
     Ok((call, once))
 }
 
+/// What is told of the tool that `call` means, for a reply that comes before the end of its run. Looked up beside the call's
+/// own look-up: one that meets a change of the tools may be told of either.
+pub(super) fn deprecation(state: &router::State, call: &Call) -> Option<Deprecated> {
+    state.service.registry().get(&call.tool).and_then(|tool| tool.about().deprecated.clone())
+}
+
 /// RFC 9745: since when; RFC 8594: from when on it may be gone.
-fn tell_deprecation(headers: &mut HeaderMap, deprecated: &Deprecated) {
+pub(super) fn tell_deprecation(mut response: Response, deprecated: Option<&Deprecated>) -> Response {
+    let Some(deprecated) = deprecated else { return response };
+    let headers = response.headers_mut();
     let since = deprecated.since.start().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     if let Ok(since) = HeaderValue::from_str(&format!("@{since}")) {
         headers.insert(HeaderName::from_static("deprecation"), since);
@@ -116,9 +128,10 @@ fn tell_deprecation(headers: &mut HeaderMap, deprecated: &Deprecated) {
     {
         headers.insert(HeaderName::from_static("sunset"), sunset);
     }
+    response
 }
 
-fn cut_short() -> Problem {
+pub(super) fn cut_short() -> Problem {
     CallError::Internal("work on a large text was not finished".into()).into()
 }
 

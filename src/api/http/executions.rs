@@ -184,6 +184,7 @@ pub(super) async fn accepted(
     call: Call,
     once: Option<Once>,
 ) -> Result<Response, Problem> {
+    let deprecated = execute::deprecation(state, &call);
     let entry = match state.service.follow(principal, call, once, true).await? {
         Followed::Stored(reply) => return execute::envelope_of(reply).await,
         Followed::Running(entry) => entry,
@@ -194,7 +195,7 @@ pub(super) async fn accepted(
     if let Ok(place) = HeaderValue::from_str(&format!("/api/v1/executions/{}", entry.id)) {
         response.headers_mut().insert(header::LOCATION, place);
     }
-    Ok(response)
+    Ok(execute::tell_deprecation(response, deprecated.as_ref()))
 }
 
 /// GET /api/v1/executions/{id}/events: from the beginning, or behind Last-Event-ID.

@@ -60,8 +60,15 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
     }
     let path = request.uri().path();
     let headers = request.headers();
-    if !(is_for_any_accept(path) || accepts_json(headers) || has_events(path) && wants_events(headers)) {
-        let detail = "replies are application/json or application/problem+json";
+    let (accepted, detail) = if is_for_any_accept(path) {
+        (true, "")
+    } else if is_of_events(path) {
+        (accepts_events(headers), "replies are text/event-stream, or application/problem+json")
+    } else {
+        let json = accepts_json(headers) || may_be_events(path) && wants_events(headers);
+        (json, "replies are application/json or application/problem+json")
+    };
+    if !accepted {
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
     }
     if is_for_principals(request.uri().path()) {
@@ -77,10 +84,7 @@ async fn admit(state: &router::State, mut request: Request) -> Result<Request, P
 
 fn finish(state: &router::State, id: &RequestId, mut response: Response) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        state.service.metrics().refused(problem.code());
-        if response.status().is_server_error() {
-            tracing::warn!(request = %id, code = problem.code(), "request failed");
-        }
+        refused(state, id, &problem);
         response = problem.render(id, response);
     }
     // Ids are letters, digits and '_'.
@@ -90,15 +94,33 @@ fn finish(state: &router::State, id: &RequestId, mut response: Response) -> Resp
     response
 }
 
-/// Whether what this path answers with may be events.
-fn has_events(path: &str) -> bool {
-    path.ends_with("/events") || path.ends_with("/tools/execute")
+/// Counts a problem that is told, whether as a whole reply or as a part of one.
+pub(super) fn refused(state: &router::State, id: &RequestId, problem: &Problem) {
+    state.service.metrics().refused(problem.code());
+    if problem.status().is_server_error() {
+        tracing::warn!(request = %id, code = problem.code(), "request failed");
+    }
+}
+
+/// Whether this path answers with events as well as with JSON.
+fn may_be_events(path: &str) -> bool {
+    path == "/api/v1/tools/execute"
+}
+
+/// Whether this path answers with events alone.
+fn is_of_events(path: &str) -> bool {
+    let id = path.strip_prefix("/api/v1/executions/").and_then(|rest| rest.strip_suffix("/events"));
+    id.is_some_and(|id| !id.is_empty() && !id.contains('/'))
 }
 
 /// A caller that says nothing takes what comes.
 fn accepts_json(headers: &HeaderMap) -> bool {
     accepts(headers, |media| matches!(media, "*/*" | "application/*" | "application/json" | "application/problem+json"))
         .unwrap_or(true)
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    accepts(headers, |media| matches!(media, "*/*" | "text/*" | "text/event-stream")).unwrap_or(true)
 }
 
 /// A caller that names events by their type wants those.

@@ -24,12 +24,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::Backlog;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::identity::Identity;
@@ -66,6 +66,8 @@ pub struct FrontOptions {
     pub ready: Option<OwnedFd>,
     /// Who the engine must run as: 0, but for tests without privilege.
     pub engine_uid: u32,
+    /// Between requests, and for a reply that nobody reads; shorter where a test waits for it.
+    pub idle_max: Duration,
 }
 
 impl FrontOptions {
@@ -83,6 +85,7 @@ impl FrontOptions {
             executions: None,
             ready: None,
             engine_uid: 0,
+            idle_max: server::IDLE_MAX,
         }
     }
 }
@@ -111,20 +114,21 @@ pub fn run(options: FrontOptions) -> Result<(), FrontError> {
 }
 
 async fn serve(options: FrontOptions) -> Result<(), FrontError> {
-    let FrontOptions { config, source, keys, engine_socket, unix, tcp, tools, executions, ready, engine_uid } = options;
+    let FrontOptions { config, source, keys, engine_socket, unix, tcp, tools, executions, ready, engine_uid, idle_max } =
+        options;
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FrontError::Signals)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
+    let hangup = signal(SignalKind::hangup()).map_err(FrontError::Signals)?;
     let config = Arc::new(config);
     let monitor = Arc::new(Monitor::new(engine_socket, engine_uid, crate::tools::prepared(&config)));
     let service = Arc::new(Service::new(Arc::clone(&config), Arc::clone(&monitor), tools, executions.map(Spools::new)));
-    let mut watch = service.watch_tools().unwrap_or_else(|error| {
+    let watch = service.watch_tools().unwrap_or_else(|error| {
         tracing::warn!(%error, "changes of custom tools are not noticed: SIGHUP reads them again");
         None
     });
     if watch.is_some() {
         // What changed between the first look and the beginning of the watch.
-        service.reload_tools();
+        service.reload_tools().await;
     }
     // Before the first caller: the same call sent again finds its run.
     service.recover().await;
@@ -137,7 +141,7 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
         stopping: stopping.clone(),
     };
     let connections = service.metrics().connections();
-    let front = server::Front::new(router::router(state), config.http, connections, stopping);
+    let front = server::Front::new(router::router(state), config.http, idle_max, connections, stopping);
     let mut accepting = tokio::task::JoinSet::new();
     if let Some(unix) = unix {
         unix.set_nonblocking(true).map_err(FrontError::Listener)?;
@@ -160,22 +164,15 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
         // Whoever gave the descriptor may have stopped waiting.
         let _gone = File::from(ready).write_all(b"\n");
     }
-    let mut reloader = Reloader { source, service: Arc::clone(&service), identity, complaint: None };
+    let reloader = Arc::new(Reloader { source, service: Arc::clone(&service), identity, complaint: Mutex::default() });
     manager::ready(&reloader.status());
+    let reloading = tokio::spawn(Arc::clone(&reloader).run(hangup, watch));
     let mut tick = tokio::time::interval(manager::tick().unwrap_or(Duration::from_secs(3600)));
     let mut told = String::new();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reloader.reload(),
-            result = tools_changed(&mut watch) => match result {
-                Ok(()) => service.reload_tools(),
-                Err(error) => {
-                    tracing::warn!(%error, "changes of custom tools are not noticed any more: SIGHUP reads them again");
-                    watch = None;
-                }
-            },
             _ = tick.tick() => {
                 manager::alive();
                 let status = reloader.status();
@@ -187,6 +184,7 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
         }
     }
     tracing::info!("stopping");
+    reloading.abort();
     manager::stopping();
     service.drain();
     stop.send_replace(true);
@@ -212,22 +210,42 @@ async fn tools_changed(watch: &mut Option<Watch>) -> io::Result<()> {
     }
 }
 
-/// What SIGHUP does.
+/// Takes over what operators changed: all of it at SIGHUP, their tools as they change.
 struct Reloader {
     source: Option<Source>,
     service: Arc<Service>,
     identity: Arc<Identity>,
     /// Why the file as it is now is not in force.
-    complaint: Option<String>,
+    complaint: Mutex<Option<String>>,
 }
 
 impl Reloader {
+    /// One after the other, and beside everything else: files may be slow to read.
+    async fn run(self: Arc<Self>, mut hangup: Signal, mut watch: Option<Watch>) {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => self.reload().await,
+                result = tools_changed(&mut watch) => match result {
+                    Ok(()) => self.service.reload_tools().await,
+                    Err(error) => {
+                        tracing::warn!(%error, "changes of custom tools are not noticed any more: SIGHUP reads them again");
+                        watch = None;
+                    }
+                },
+            }
+        }
+    }
+
+    fn complaint(&self) -> MutexGuard<'_, Option<String>> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Applies the file as it is now, or keeps what is in force and says why.
-    fn reload(&mut self) {
+    async fn reload(&self) {
         manager::reloading();
-        self.service.reload_tools();
+        self.service.reload_tools().await;
         let Some(source) = &self.source else { return manager::ready(&self.status()) };
-        self.complaint = match source.read_as_roots() {
+        let complaint = match source.read_as_roots() {
             Ok(next) => {
                 let (config, differs) = self.service.config().adopt(next);
                 self.identity.reload(&config);
@@ -244,6 +262,7 @@ impl Reloader {
                 Some(format!("Old configuration in force: {error}"))
             }
         };
+        *self.complaint() = complaint;
         manager::ready(&self.status());
     }
 
@@ -253,7 +272,7 @@ impl Reloader {
             let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
             status = format!("Custom tool not in force: {first}{more}; {status}");
         }
-        match &self.complaint {
+        match &*self.complaint() {
             Some(complaint) => format!("{complaint}; {status}"),
             None => status,
         }

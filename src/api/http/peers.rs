@@ -20,7 +20,7 @@ const ROOT_MAX: usize = 8;
 /// For so long after it was made a reply may still be on its way, and its connection is no idle one.
 const SENDING_MAX: Duration = Duration::from_secs(1);
 /// Whoever follows hears something every 15 s; one who takes nothing for so long is not reading.
-const STREAMING_MAX: Duration = Duration::from_secs(30);
+pub(super) const STREAMING_MAX: Duration = Duration::from_secs(30);
 
 /// Who counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

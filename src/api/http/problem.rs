@@ -112,6 +112,10 @@ impl Problem {
         self.code
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The whole reply as HTTP/1.1 sends it, for a connection on which no request could be read.
     pub fn as_http1(&self, request: &RequestId) -> Vec<u8> {
         let body = self.encode(request);

@@ -314,9 +314,12 @@ fn create_operation() -> Operation {
                 status: 202,
                 description: "It is under way.",
                 content: vec![(JSON, of::<executions::ExecutionBody<'_>>)],
-                headers: &["Location"],
+                headers: &["Location", "Deprecation", "Sunset"],
             },
-            Success::ok("It was answered before: the same reply.", of::<reply::Envelope<'_>>),
+            Success {
+                headers: &["Deprecation", "Sunset"],
+                ..Success::ok("It was answered before: the same reply.", of::<reply::Envelope<'_>>)
+            },
         ],
         ..execute_operation()
     }
@@ -374,7 +377,7 @@ fn execute_operation() -> Operation {
                 status: 202,
                 description: "It goes on without its caller, who preferred that.",
                 content: vec![(JSON, of::<executions::ExecutionBody<'_>>)],
-                headers: &["Location"],
+                headers: &["Location", "Deprecation", "Sunset"],
             },
         ],
         codes: &[

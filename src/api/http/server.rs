@@ -18,14 +18,17 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::layer::request_id;
-use super::peers::{Connection, Peers, Seat};
+use super::peers::{Connection, Peers, STREAMING_MAX, Seat};
 use super::problem::Problem;
 use crate::api::identity::Peer;
 use crate::config::Http;
 use crate::telemetry::admission::{ConnectionMetrics, Crowded};
+use crate::tools::events::PING;
 
 /// Between requests, and for a reply that nobody reads.
-const IDLE_MAX: Duration = Duration::from_secs(75);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(75);
+// Whoever reads the events of a run that says nothing is told so before it counts as idle.
+const _: () = assert!(PING.as_millis() < STREAMING_MAX.as_millis() && STREAMING_MAX.as_millis() < IDLE_MAX.as_millis());
 /// How often a connection is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// When accepting fails (no descriptors, no memory), others need a moment to give some back.
@@ -101,6 +104,7 @@ impl Twin {
 pub(super) struct Front {
     router: Router,
     http: Http,
+    idle_max: Duration,
     metrics: ConnectionMetrics,
     stopping: watch::Receiver<bool>,
     plain: Arc<auto::Builder<TokioExecutor>>,
@@ -127,10 +131,16 @@ fn builder(http: Http, half_close: bool) -> Arc<auto::Builder<TokioExecutor>> {
 }
 
 impl Front {
-    pub(super) fn new(router: Router, http: Http, metrics: ConnectionMetrics, stopping: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(
+        router: Router,
+        http: Http,
+        idle_max: Duration,
+        metrics: ConnectionMetrics,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
         let (plain, half_close) = (builder(http, false), builder(http, true));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-        Self { router, http, metrics, stopping, plain, half_close, refusals }
+        Self { router, http, idle_max, metrics, stopping, plain, half_close, refusals }
     }
 
     /// A budget of connections.
@@ -256,7 +266,7 @@ impl Front {
                     connection.as_mut().graceful_shutdown();
                 }
                 _ = tick.tick() => {
-                    if activity.is_over(first_max, IDLE_MAX) {
+                    if activity.is_over(first_max, self.idle_max) {
                         return;
                     }
                 }

@@ -34,7 +34,10 @@ pub struct Directories {
 /// The custom tools of a registry.
 pub struct Catalogue {
     directories: Directories,
+    /// Held for as long as files are read and written.
     known: Mutex<Known>,
+    /// Why files as they are now are not in force.
+    complaints: Mutex<Vec<String>>,
 }
 
 #[derive(Default)]
@@ -44,8 +47,6 @@ struct Known {
     operators: BTreeMap<String, FromFile>,
     /// What admins registered.
     own: Vec<Registered>,
-    /// Why files as they are now are not in force.
-    complaints: Vec<String>,
 }
 
 struct FromFile {
@@ -72,12 +73,13 @@ impl Catalogue {
     /// Everything that is there, in `registry` beside what it has.
     pub fn open(directories: Directories, registry: &Registry) -> Self {
         let built_in = registry.table().copy();
-        let catalogue = Self { directories, known: Mutex::new(Known { built_in, ..Known::default() }) };
+        let known = Mutex::new(Known { built_in, ..Known::default() });
+        let catalogue = Self { directories, known, complaints: Mutex::default() };
         {
             let mut known = catalogue.lock();
             known.own = catalogue.read_own();
         }
-        catalogue.reload(registry);
+        catalogue.reload(registry, || {});
         catalogue
     }
 
@@ -85,9 +87,9 @@ impl Catalogue {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why files of the operator's are not in force as they are now.
+    /// Why files of the operator's are not in force as they are now. Waits for no file.
     pub fn complaints(&self) -> Vec<String> {
-        self.lock().complaints.clone()
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What tells of changes to the operator's files.
@@ -96,29 +98,36 @@ impl Catalogue {
     }
 
     /// Reads the operator's files again. One that is bad is told of, and the tool that it was before stays; calls that are
-    /// under way keep what they began with.
-    pub fn reload(&self, registry: &Registry) {
+    /// under way keep what they began with. `in_force` is told before anybody finds what is new.
+    pub fn reload(&self, registry: &Registry, in_force: impl FnOnce()) {
         let mut known = self.lock();
-        known.complaints.clear();
+        let mut complaints = Vec::new();
         if let Some((directory, shown)) = &self.directories.operators {
             let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-            if let (Ok(held), Ok(now)) = (directory.metadata().map(id), fs::metadata(shown).map(id))
-                && held != now
-            {
-                let message = "is another directory than at the start: restart the front";
-                known.complaints.push(format!("{}: {message}", shown.display()));
-            }
+            let moved = match (directory.metadata().map(id), fs::metadata(shown).map(id)) {
+                (Ok(held), Ok(now)) if held != now => Some("is another directory than at the start: restart the front"),
+                (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    Some("is there no more: restart the front")
+                }
+                // Where this process can not walk, it can not know.
+                _ => None,
+            };
+            complaints.extend(moved.map(|message| format!("{}: {message}", shown.display())));
             match texts(directory, OPERATORS_ENDING) {
-                Ok(texts) => known.take_files(texts, shown),
-                Err(error) => known.complaints.push(format!("{}: {error}", shown.display())),
+                Ok(texts) => known.take_files(texts, shown, &mut complaints),
+                Err(error) => complaints.push(format!("{}: {error}", shown.display())),
             }
         }
-        let (table, mut complaints) = known.table();
-        known.complaints.append(&mut complaints);
-        for complaint in &known.complaints {
+        let (table, mut doubles) = known.table();
+        complaints.append(&mut doubles);
+        for complaint in &complaints {
             tracing::error!(complaint, "a custom tool is not in force as it is written now");
         }
-        let _never: Result<(), RegisterError> = registry.change(|_| Ok(table));
+        *self.complaints.lock().unwrap_or_else(PoisonError::into_inner) = complaints;
+        let _never: Result<(), RegisterError> = registry.change(|_| {
+            in_force();
+            Ok(table)
+        });
     }
 
     /// Registers a tool, now and after restarts; `body` is what `manifest` was made from.
@@ -191,7 +200,7 @@ impl Catalogue {
 }
 
 impl Known {
-    fn take_files(&mut self, texts: Vec<(String, io::Result<String>)>, shown: &Path) {
+    fn take_files(&mut self, texts: Vec<(String, io::Result<String>)>, shown: &Path, complaints: &mut Vec<String>) {
         let mut before = std::mem::take(&mut self.operators);
         for (name, text) in texts {
             let old = before.remove(&name);
@@ -207,7 +216,7 @@ impl Known {
             let now = match read {
                 Ok(now) => now.or(old),
                 Err(found) => {
-                    self.complaints.extend(found.iter().map(|f| format!("{}: {f}", shown.join(&name).display())));
+                    complaints.extend(found.iter().map(|f| format!("{}: {f}", shown.join(&name).display())));
                     old
                 }
             };
