@@ -26,14 +26,18 @@ fn network_namespaces(pid: i32) -> usize {
     open.filter_map(|e| std::fs::read_link(e.path()).ok()).filter(|what| what.starts_with("net:")).count()
 }
 
-/// As many wait as the floors of the three kinds come to, whatever the demand was.
-const AT_REST: &str = "[pool]\nwaiting_max = 6\n";
-const WAITING: usize = 6;
+/// The floors of all kinds: one without a command, and one for each runtime.
+const WAITING: usize = 2 * (1 + sandkeep::runtimes::Runtime::ALL.len());
 /// The engine's own, those that it keeps and those of sandboxes that wait.
 const NETWORKS: usize = 1 + 16 + WAITING;
 
 fn children_of(engine: i32) -> usize {
     std::fs::read_to_string(format!("/proc/{engine}/task/{engine}/children")).unwrap().split_whitespace().count()
+}
+
+/// Settings with which no more than [`WAITING`] wait, whatever the demand was.
+fn at_rest() -> String {
+    format!("[pool]\nwaiting_max = {WAITING}\n")
 }
 
 /// What a run may not leave behind: descriptors of engine and front, mounts of both namespaces, cgroups.
@@ -54,7 +58,7 @@ fn counts(daemon: &Daemon) -> Vec<(&'static str, usize)> {
 }
 
 /// The counts once no sandbox is left but those that wait: a reply comes before its sandbox is taken down. Only for a daemon
-/// that is [`AT_REST`].
+/// that is [`at_rest`].
 fn settled(daemon: &Daemon) -> Vec<(&'static str, usize)> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
@@ -149,7 +153,7 @@ const NASTY: [(&str, &str); 8] = [
 
 #[test]
 fn nasty_commands_end_in_time_with_a_true_outcome() {
-    let daemon = Daemon::start(AT_REST, &[]);
+    let daemon = Daemon::start(&at_rest(), &[]);
     daemon.bash("true", 5.0);
     let before = settled(&daemon);
     for (command, kind) in NASTY {
@@ -167,7 +171,7 @@ fn nasty_commands_end_in_time_with_a_true_outcome() {
 
 #[test]
 fn neither_memory_nor_anything_else_grows_with_calls() {
-    let daemon = Daemon::start(AT_REST, &[]);
+    let daemon = Daemon::start(&at_rest(), &[]);
     let quick = [
         "true",
         "yes | head -c 3000000",
@@ -211,7 +215,7 @@ fn neither_memory_nor_anything_else_grows_with_calls() {
 
 #[test]
 fn two_hundred_at_once_all_end_well() {
-    let daemon = Daemon::start(AT_REST, &[]);
+    let daemon = Daemon::start(&at_rest(), &[]);
     daemon.bash("true", 5.0);
     let before = settled(&daemon);
     std::thread::scope(|scope| {
@@ -228,7 +232,7 @@ fn two_hundred_at_once_all_end_well() {
 
 #[test]
 fn a_killed_front_is_started_again_and_its_calls_end() {
-    let daemon = Daemon::start(AT_REST, &[]);
+    let daemon = Daemon::start(&at_rest(), &[]);
     let front = daemon.child_named("sandkeepd");
     std::thread::scope(|scope| {
         let call = scope.spawn(|| {

@@ -94,9 +94,13 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The floors of three kinds, which this keeps them to.
-const AT_REST: usize = 6;
-const FLOORS: &str = "[pool]\nwaiting_max = 6\n";
+/// The floors of all kinds: one without a command, and one for each runtime.
+const AT_REST: usize = 2 * (1 + runtimes::Runtime::ALL.len());
+
+/// Settings with which no more than [`AT_REST`] wait.
+fn floors() -> String {
+    format!("[pool]\nwaiting_max = {AT_REST}\n")
+}
 
 fn at_rest(engine: &Engine) -> Vec<i32> {
     wait_until("the pool does not fill", || waiting(engine).len() == AT_REST);
@@ -247,7 +251,7 @@ fn one_that_died_or_was_stopped_is_never_handed_out() {
         return;
     }
     for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
-        let engine = Engine::start_with(FLOORS, &[]);
+        let engine = Engine::start_with(&floors(), &[]);
         let mut front = prepared(&engine);
         let before = at_rest(&engine);
         for pid in &before {
@@ -278,10 +282,10 @@ fn a_command_that_died_at_its_gate_is_never_handed_out() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(FLOORS, &[]);
+    let engine = Engine::start_with(&floors(), &[]);
     let mut front = prepared(&engine);
     let commands: Vec<i32> = at_rest(&engine).into_iter().flat_map(outside::children).collect();
-    assert_eq!(commands.len(), 4, "two kinds have one up");
+    assert_eq!(commands.len(), AT_REST - 2, "each runtime has some up");
     for pid in &commands {
         kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
     }
@@ -296,7 +300,7 @@ fn a_command_that_was_stopped_at_its_gate_is_never_handed_out() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(FLOORS, &[]);
+    let engine = Engine::start_with(&floors(), &[]);
     let mut front = prepared(&engine);
     let commands: Vec<i32> = at_rest(&engine).into_iter().flat_map(outside::children).collect();
     for pid in &commands {
@@ -320,7 +324,7 @@ fn what_waits_gives_way_to_what_was_promised() {
         return;
     }
     // A call at level standard is promised 512 MiB; what waits is counted with 68 before it is measured.
-    let engine = Engine::start_with(&format!("{FLOORS}[capacity]\nmemory_mb = 530\n"), &[]);
+    let engine = Engine::start_with(&format!("{}[capacity]\nmemory_mb = 530\n", floors()), &[]);
     let mut front = prepared(&engine);
     at_rest(&engine);
     let running = front.start(LevelWire::Standard, "sleep 60");
@@ -340,7 +344,7 @@ fn what_they_were_built_from_changed_so_they_are_built_anew() {
     }
     let directory = tempfile::tempdir_in("/var/lib").unwrap();
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let config = format!("{FLOORS}[runtimes]\ndirectories = [\"{}\"]\n", directory.path().display());
+    let config = format!("{}[runtimes]\ndirectories = [\"{}\"]\n", floors(), directory.path().display());
     let engine = Engine::start_with(&config, &[]);
     let mut front = prepared(&engine);
     let old = at_rest(&engine);
@@ -379,7 +383,7 @@ fn limits_of_a_call_are_set_at_hand_over_or_the_call_gets_a_sandbox_of_its_own()
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(FLOORS, &[]);
+    let engine = Engine::start_with(&floors(), &[]);
     let mut front = prepared(&engine);
     at_rest(&engine);
     // Its own clock.
@@ -420,11 +424,11 @@ fn prepare_and_take_are_checked() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(FLOORS, &[]);
+    let engine = Engine::start_with(&floors(), &[]);
     let mut front = prepared(&engine);
     let good = prepare().commands[0].clone();
     for (what, commands) in [
-        ("unknown runtime", vec![PreparedWire { runtime: "perl".into(), ..good.clone() }]),
+        ("unknown runtime", vec![PreparedWire { runtime: "cobol".into(), ..good.clone() }]),
         ("twice", vec![good.clone(), good.clone()]),
         ("too many", vec![good.clone(); PREPARED_MAX + 1]),
         ("no command", vec![PreparedWire { argv: vec![], ..good.clone() }]),
@@ -445,7 +449,7 @@ fn prepare_and_take_are_checked() {
     let mut bad = engine.connect();
     let reply = bad.call(Verb::Take(Take { id: running.id.to_string(), ..take(LevelWire::Standard, "bash") }));
     assert!(matches!(reply, Reply::Refused(Refusal::Protocol { .. })), "{reply:?}");
-    assert!(try_run(&mut front, take(LevelWire::Standard, "perl"), "true").is_none());
+    assert!(try_run(&mut front, take(LevelWire::Standard, "cobol"), "true").is_none());
     // What waits is nobody's, and is not listed.
     at_least_one(&engine);
     let (listed, _) = front.list();
@@ -483,7 +487,7 @@ fn a_front_that_goes_away_with_a_taken_sandbox_leaves_nothing() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(FLOORS, &[]);
+    let engine = Engine::start_with(&floors(), &[]);
     let mut front = prepared(&engine);
     let before = at_rest(&engine);
     let taken = take(LevelWire::Standard, "bash");
@@ -506,12 +510,12 @@ fn what_waits_ends_with_the_engine() {
     if !machine::expect("root") {
         return;
     }
-    let engine = Engine::start_with(FLOORS, &[]);
+    let engine = Engine::start_with(&floors(), &[]);
     let _front = prepared(&engine);
     let before = at_rest(&engine);
     let dir = engine.kill9();
     wait_until("some outlive the engine", || before.iter().all(|&pid| !outside::exists(pid)));
-    let engine = Engine::start_in(dir, FLOORS, &[]);
+    let engine = Engine::start_in(dir, &floors(), &[]);
     let _front = prepared(&engine);
     let again = at_rest(&engine);
     assert!(engine.stop());

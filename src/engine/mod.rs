@@ -17,5 +17,6 @@ mod states;
 mod survey;
 mod verbs;
 
+pub use connection::{Connection, Incoming};
 pub use start::{Options, StartError, run};
 pub use survey::probe;

@@ -24,4 +24,4 @@ pub const LEASE_FIRST_DEFAULT: u32 = 0x7000_0000;
 pub const LEASE_SLICES: u32 = 64;
 
 /// Runtimes that a verb may name, and the program of each as seen inside.
-pub const RUNTIMES: [(&str, &str); 2] = [("bash", "/usr/bin/bash"), ("python", "/usr/bin/python3")];
+pub const RUNTIMES: &[(&str, &str)] = &[("bash", "/usr/bin/bash"), ("python", "/usr/bin/python3")];

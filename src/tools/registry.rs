@@ -110,10 +110,9 @@ impl Registry {
     /// Everything that this version offers by itself.
     pub fn built_in() -> Self {
         let mut table = Table::default();
-        let tools = [typed(super::bash::Bash), typed(super::python::Python)];
-        for tool in tools {
-            table.add(tool).expect("built-in tools have names of their own");
-        }
+        let mut add = |tool| table.add(tool).expect("built-in tools have names of their own");
+        add(typed(super::bash::Bash));
+        add(typed(super::python::Python));
         Self { table: RwLock::new(Arc::new(table)) }
     }
 

@@ -173,10 +173,14 @@ pub struct Ran {
 }
 
 impl Front {
+    /// On a connection that has said nothing yet.
+    pub fn of(fd: OwnedFd) -> Self {
+        Self { fd, seq: 0, events: Vec::new() }
+    }
+
     /// Of whichever engine answers at `path`.
     pub fn to(path: &Path) -> Self {
-        let fd = packet_connect(path).expect("connect");
-        let mut front = Self { fd, seq: 0, events: Vec::new() };
+        let mut front = Self::of(packet_connect(path).expect("connect"));
         match front.call(Verb::Hello { protocol: PROTOCOL }) {
             Reply::Hello { .. } => {}
             other => panic!("{other:?}"),
