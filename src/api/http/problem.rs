@@ -1,5 +1,6 @@
 //! Errors as the contract tells them (RFC 9457), and the one place where they become HTTP.
 
+use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -261,6 +262,12 @@ impl From<RegisterToolError> for Problem {
             E::Change(ChangeError::Register(RegisterError::Full)) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "at_capacity", detail)
             }
+            // Nothing is wrong with the daemon or the call: an operator makes room.
+            E::Change(ChangeError::Kept(error))
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "at_capacity", detail)
+            }
             E::Change(ChangeError::Kept(_)) => CallError::Internal(detail).into(),
             E::Change(
                 ChangeError::Register(RegisterError::Exists { .. })
@@ -287,5 +294,21 @@ impl From<Denied> for Problem {
             }
             Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, "forbidden", why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_bug_and_what_else_a_disk_says_is_one() {
+        let of = |errno| {
+            let kept = ChangeError::Kept(io::Error::from_raw_os_error(errno));
+            let problem = Problem::from(RegisterToolError::Change(kept));
+            (problem.status().as_u16(), problem.code())
+        };
+        assert_eq!([nix::libc::ENOSPC, nix::libc::EDQUOT].map(of), [(503, "at_capacity"); 2]);
+        assert_eq!([nix::libc::EIO, nix::libc::EROFS].map(of), [(500, "internal"); 2]);
     }
 }

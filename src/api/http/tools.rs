@@ -10,11 +10,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 
 use super::bodies;
-use super::execute::json_response;
+use super::execute::{cut_short, json_response};
 use super::layer::Caller;
 use super::problem::Problem;
 use super::{json, router};
 use crate::spec::capped;
+use crate::tools::aside::aside;
 use crate::tools::listing::Format;
 use crate::tools::principal::Principal;
 use crate::tools::{Violation, step};
@@ -97,7 +98,11 @@ pub(super) async fn register(
     bodies::json_only(request.headers())?;
     let held = state.bodies.hold(&principal.name);
     let (body, _held) = bodies::read(request.into_body(), state.service.config().http, held).await?;
-    let manifest = json::parse(&body).map_err(Problem::malformed_json)?;
+    let work = {
+        let body = body.clone();
+        move || json::parse(&body).map_err(Problem::malformed_json)
+    };
+    let manifest = aside(body.len(), work).await.ok_or_else(cut_short)??;
     let tool = state.service.register(manifest).await?;
     let about = tool.about();
     tracing::info!(tool = about.name, version = %about.version, principal = principal.name, "tool registered");
