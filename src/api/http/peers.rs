@@ -209,6 +209,11 @@ impl Activity {
         (state.running == 0 && !sending).then_some(state.since)
     }
 
+    /// Whether a request came on it.
+    pub(super) fn has_served(&self) -> bool {
+        self.lock().ever
+    }
+
     /// hyper's own header timeout begins once it knows the protocol; before that, and between requests of HTTP/2, nobody
     /// else looks at the clock. `first_max` holds until the first request, `idle_max` after it.
     pub(super) fn is_over(&self, first_max: Duration, idle_max: Duration) -> bool {

@@ -245,7 +245,9 @@ impl Front {
                 biased;
                 // Errors are the peer's: cut connections, bad framing. The replies have said what there was to say.
                 ended = connection.as_mut() => {
+                    // Between requests, where hyper's clock runs as well, a word would be taken for the next one's answer.
                     if let (Err(error), Some(twin)) = (ended, twin.as_ref())
+                        && !activity.has_served()
                         && error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
                     {
                         too_slow(twin.as_fd(), first_max);
