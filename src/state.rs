@@ -56,7 +56,12 @@ impl State {
     /// Makes it one of this version. Returns the schema found and the schema now.
     pub fn open(&self) -> Result<(usize, usize), StateError> {
         let through = Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string());
-        migrate(&through, MIGRATIONS).map_err(|e| e.in_words_of(&through, &self.shown))
+        let schemas = migrate(&through, MIGRATIONS).map_err(|e| e.in_words_of(&through, &self.shown))?;
+        // Somebody may have emptied the state.
+        for name in [TOOLS, EXECUTIONS] {
+            make(&through.join(name)).map_err(|source| StateError::Io { path: self.shown.join(name), source })?;
+        }
+        Ok(schemas)
     }
 
     /// One of the directories that are there once it was opened.

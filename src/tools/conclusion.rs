@@ -1,5 +1,6 @@
 //! What is kept of a run: for whoever was promised that it goes on, for the same call sent again, for the metrics.
 
+use std::io;
 use std::sync::Arc;
 
 use super::aside::off_thread;
@@ -29,7 +30,7 @@ impl Service {
         };
         match off_thread(work).await {
             Some(Ok(Some(spool))) => Ok(spool),
-            Some(Err(error)) => Err(CallError::Internal(format!("a run can not be kept: {error}"))),
+            Some(Err(error)) => Err(not_kept(&error)),
             _ => Err(CallError::Draining),
         }
     }
@@ -45,7 +46,8 @@ impl Service {
         if let Some(spool) = &entry.spool {
             // It has not ended: the next daemon goes on with it.
             if self.admission.is_closed() && matches!(result, Err(CallError::Draining)) {
-                return;
+                // Until this one is gone it can be asked about, and the same call is not taken for another.
+                return std::future::pending().await;
             }
             end_on_disk(spool, &result).await;
         }
@@ -80,12 +82,26 @@ impl Service {
     }
 }
 
+/// The disk does not take what is to be kept of a run.
+pub(super) fn not_kept(error: &io::Error) -> CallError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CallError::AtCapacity {
+            what: "there is no space left to keep a run without a caller".into(),
+            retry_after: None,
+        },
+        _ => CallError::Internal(format!("a run can not be kept: {error}")),
+    }
+}
+
 /// Keeps how a run ended.
 pub(super) async fn end_on_disk(spool: &Spool, result: &Result<Reply, CallError>) {
+    let unkept = spool;
     let (spool, result) = (spool.clone(), result.as_ref().map(Arc::clone).map_err(StoredError::from));
     let kept = off_thread(move || spool.end(&serde_json::to_vec(&StoredEnd::new(result))?)).await;
     if let Some(Err(error)) = kept {
         tracing::warn!(%error, "the end of a run can not be kept over a restart");
+        // Else the next daemon would tell another end, or run it again.
+        unkept.remove();
     }
 }
 

@@ -21,6 +21,8 @@ const GATHERED_FOR: Duration = Duration::from_millis(5);
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Whoever follows hears something at least this often.
 pub const PING: Duration = Duration::from_secs(15);
+/// Changes from one stream to the other that are kept of an attempt; what comes later is told stream by stream.
+const ORDER_MAX: usize = 8192;
 /// Events handed out at once, and their bytes: what a reader holds that does not read on.
 const TAKEN_MAX: usize = 64;
 const TAKEN_BYTES_MAX: usize = CHUNK_BYTES_MAX;
@@ -122,9 +124,11 @@ impl Attempt {
     /// Everything before `whole` may be told from now on.
     fn tell(&mut self, stream: Stream, whole: usize) {
         self.streams[stream as usize].whole = whole;
-        match self.order.last_mut() {
-            Some((last, to)) if *last == stream => *to = whole as u64,
-            _ => self.order.push((stream, whole as u64)),
+        // Beyond the bound the last two, which are of different streams, take what comes.
+        let among = if self.order.len() < ORDER_MAX { 1 } else { 2 };
+        match self.order.iter_mut().rev().take(among).find(|(last, _)| *last == stream) {
+            Some((_, to)) => *to = whole as u64,
+            None => self.order.push((stream, whole as u64)),
         }
     }
 
@@ -462,6 +466,35 @@ mod tests {
             }
         }
         assert_eq!(all, [text.as_bytes(), &"é".as_bytes()[..1]].concat());
+    }
+
+    #[tokio::test]
+    async fn a_command_that_changes_between_its_streams_for_ever_is_told_whole_all_the_same() {
+        let log = Arc::new(Log::default());
+        log.started(1, sandbox());
+        let all = ORDER_MAX + 100;
+        for _ in 0..all {
+            log.output(Stream::Stdout, b"o");
+            log.output(Stream::Stderr, b"e");
+        }
+        assert!(log.lock().attempts[0].order.len() <= ORDER_MAX);
+        log.end(Err(CallError::Draining));
+        let (mut reader, mut told, mut last) = (Reader::new(log, 0), [0; 2], 0);
+        loop {
+            let events = reader.next().await;
+            if events.is_empty() {
+                break;
+            }
+            for event in events {
+                assert!(event.id > last);
+                last = event.id;
+                if let What::Output { stream, offset, bytes } = event.what {
+                    assert_eq!(offset, told[stream as usize]);
+                    told[stream as usize] += bytes.len() as u64;
+                }
+            }
+        }
+        assert_eq!(told, [all as u64; 2]);
     }
 
     #[test]

@@ -34,6 +34,8 @@ use crate::wire::{FactsWire, Reply as Answer, StatWire, Verb, WhyWire};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// How long a run without a caller waits for an engine.
+const ENGINE_WAIT: Duration = Duration::from_secs(60);
 const ENDED_POLL: Duration = Duration::from_millis(20);
 
 /// A tool was not registered, or not removed.
@@ -157,6 +159,11 @@ impl Service {
         self.cache.forget();
     }
 
+    /// Forgets what is too old, also where nobody asks.
+    pub fn tidy(&self) {
+        self.kept.tidy();
+    }
+
     /// One line for the service manager.
     pub fn status(&self) -> String {
         let now = self.now();
@@ -193,8 +200,15 @@ impl Service {
         once: Option<Once>,
         detached: bool,
     ) -> Result<Followed, CallError> {
-        let following = if detached { Following::Detached } else { Following::Streaming };
-        match self.begin(principal, call, once, following).await? {
+        let begun = if detached {
+            // Of a task of its own: a caller who goes just now leaves nothing half begun.
+            let (service, principal) = (Arc::clone(self), principal.clone());
+            let begin = async move { service.begin(&principal, call, once, Following::Detached).await };
+            tokio::spawn(begin).await.map_err(|_| CallError::Draining)?
+        } else {
+            self.begin(principal, call, once, Following::Streaming).await
+        };
+        match begun? {
             Begun::Stored(reply) => Ok(Followed::Stored(reply)),
             Begun::Running { entry, .. } | Begun::Known(entry) => Ok(Followed::Running(entry)),
         }
@@ -343,6 +357,7 @@ impl Service {
             number,
         };
         let mut backoff = BACKOFF_FIRST;
+        let mut no_engine_since = None;
         let ran = loop {
             let result = match adopted.take() {
                 None => attempt.run().await,
@@ -355,6 +370,20 @@ impl Service {
             };
             let pause = jittered(backoff)?;
             let in_time = attempt.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+            // A run that was promised to somebody who is gone waits for an engine that restarts.
+            let not_begun =
+                matches!(result, Err(CallError::EngineUnavailable(ClientError::Connect { .. }) | CallError::Draining));
+            if not_begun
+                && listed.entry.spool.is_some()
+                && !self.admission.is_closed()
+                && listed.entry.cancel.borrow().is_none()
+                && no_engine_since.get_or_insert_with(Instant::now).elapsed() < ENGINE_WAIT
+                && in_time
+            {
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            no_engine_since = None;
             if !again || attempt.number > context.retry_count || !in_time || listed.entry.cancel.borrow().is_some() {
                 break result?;
             }
@@ -442,17 +471,16 @@ impl Service {
     }
 
     /// Ends an execution that `principal` may see, or forgets one that has ended; `None` where there is none.
-    pub fn end(&self, principal: &Principal, id: &ExecutionId) -> Option<Arc<Entry>> {
+    pub async fn end(&self, principal: &Principal, id: &ExecutionId) -> Option<Arc<Entry>> {
         let entry = self.get(principal, id)?;
         if entry.state() == "ended" {
             self.kept.remove(&entry.owner, &entry.id);
         } else {
             if let Some(spool) = entry.spool.clone() {
-                tokio::task::spawn_blocking(move || {
-                    if let Err(error) = spool.note(&Line::Cancelled) {
-                        tracing::warn!(%error, "the end of a run can not be kept over a restart");
-                    }
-                });
+                let noted = off_thread(move || spool.note(&Line::Cancelled)).await;
+                if let Some(Err(error)) = noted {
+                    tracing::warn!(%error, "that a run is to end can not be kept over a restart");
+                }
             }
             entry.end(WhyWire::Caller);
         }

@@ -96,6 +96,10 @@ impl Kept {
         state
     }
 
+    pub(super) fn tidy(&self) {
+        drop(self.lock());
+    }
+
     /// `entry` has ended.
     pub(super) fn insert(&self, entry: Arc<Entry>) {
         self.insert_of(entry, Instant::now());

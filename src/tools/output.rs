@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::Semaphore;
 
 use super::aside::off_thread;
 use super::events::{Log, Stream};
@@ -22,6 +23,9 @@ const CHUNKS_IN_A_ROW: u32 = 32;
 const FLOOD_FACTOR: u64 = 64;
 /// However little is kept, a pipe's worth is not a flood.
 const FLOOD_BYTES_LEAST: u64 = 64 * 1024;
+
+/// Looks into pipes by way of the disk, at once.
+static DISK: Semaphore = Semaphore::const_new(8);
 
 /// One stream.
 pub(super) struct Captured {
@@ -45,9 +49,13 @@ impl Captured {
 
     /// Goes on in `spooled`, behind `content`, which is there already and was told.
     pub(super) fn kept_in(self, spooled: Spooled, mut content: Vec<u8>) -> Self {
-        content.truncate(self.kept_max);
         let total = content.len() as u64 + spooled.dropped;
+        content.truncate(self.kept_max);
         Self { kept: content, total, spooled: Some(spooled), ..self }
+    }
+
+    pub(super) fn is_kept_on_disk(&self) -> bool {
+        self.spooled.is_some()
     }
 
     /// What `pipe` holds, by way of the disk where it is to be kept; false where nothing comes any more.
@@ -58,7 +66,8 @@ impl Captured {
                 let pulled = spooled.pull(&pipe, most);
                 (spooled, pulled)
             };
-            // Only a runtime that stops gives nothing back.
+            // Threads are others', too. Only a runtime that stops gives nothing back.
+            let Ok(_place) = DISK.acquire().await else { return false };
             let Some((spooled, pulled)) = off_thread(work).await else { return false };
             match pulled {
                 Ok(pulled) => {
@@ -77,7 +86,10 @@ impl Captured {
                     };
                 }
                 // The run goes on; only a restart would show the difference.
-                Err(error) => tracing::warn!(%error, "output can not be kept over a restart"),
+                Err(error) => {
+                    tracing::warn!(%error, "output can not be kept over a restart");
+                    spooled.cut();
+                }
             }
         }
         let mut chunk = [0; CHUNK_BYTES];

@@ -28,8 +28,8 @@ use crate::spec::{End, Enforced, Level, Outcome, SandboxId, Usage, capped};
 use crate::wire::client::{Client, ClientError, Exited};
 use crate::wire::{BuiltWire, LifetimeWire, OUTPUTS, Reply, StatWire, Verb, WhyWire};
 
-/// Engine and front may have been restarted together.
-const ENGINE_WAIT: Duration = Duration::from_secs(60);
+/// Engine and front may have been restarted together; an engine that is away for longer is told of.
+const ENGINE_TELL: Duration = Duration::from_secs(60);
 const ENGINE_POLL: Duration = Duration::from_millis(100);
 /// A command that was on its way when its front ended has started, or has not, by then: see the engine's own bound.
 const START_WAIT: Duration = Duration::from_secs(40);
@@ -87,7 +87,10 @@ impl Service {
             return;
         }
         let service = Arc::clone(self);
-        let Some(pending) = off_thread(move || service.found()).await else { return };
+        let Some(Some(pending)) = off_thread(move || service.found()).await else {
+            // Sandboxes of theirs are left alone: another daemon may read what this one can not.
+            return tracing::error!("runs of an earlier front can not be read and are not gone on with");
+        };
         if !pending.is_empty() {
             tracing::info!(runs = pending.len(), "going on with runs of an earlier front");
         }
@@ -96,12 +99,9 @@ impl Service {
     }
 
     /// Puts everything that is on disk where it can be asked about; returns what has not ended.
-    fn found(self: Arc<Self>) -> Vec<Pending> {
-        let Some(spools) = &self.spools else { return Vec::new() };
-        let mut found = spools.find::<StoredCall>().unwrap_or_else(|error| {
-            tracing::error!(%error, "runs of an earlier front can not be read");
-            Vec::new()
-        });
+    fn found(self: Arc<Self>) -> Option<Vec<Pending>> {
+        let find = self.spools.as_ref()?.find::<StoredCall>();
+        let mut found = find.inspect_err(|error| tracing::error!(%error, "directory of runs")).ok()?;
         found.sort_by_key(|one| one.call.accepted_at());
         let (mut pending, mut ended) = (Vec::new(), Vec::new());
         for one in found {
@@ -121,7 +121,7 @@ impl Service {
             let age = at.elapsed().unwrap_or_default();
             self.kept.insert_of(entry, now.checked_sub(age).unwrap_or(now));
         }
-        pending
+        Some(pending)
     }
 
     /// `None`: nobody needs it any more, or it is not what was written.
@@ -158,14 +158,7 @@ impl Service {
     }
 
     async fn go_on(self: Arc<Self>, mut pending: Vec<Pending>) {
-        let client = self.engine().await;
-        let mut seen = match &client {
-            Some(client) => sandboxes(client, &mut pending).await.unwrap_or_else(|error| {
-                tracing::error!(%error, "the engine does not tell what became of runs of an earlier front");
-                HashMap::new()
-            }),
-            None => HashMap::new(),
-        };
+        let (client, mut seen) = self.engine(&mut pending).await;
         for mut one in pending {
             // Where there is none after all it makes way for the next.
             drop(one.permit.take());
@@ -177,29 +170,37 @@ impl Service {
             });
         }
         // Ends that were kept already when their front went, say. A call that came meanwhile names its sandbox before it has one.
-        if let Some(client) = client {
-            let all = seen.into_keys().filter_map(|id| id.parse::<SandboxId>().ok());
-            for id in all.filter(|id| !self.live.has_sandbox(id)) {
-                destroy(client.clone(), id);
-            }
+        let all = seen.into_keys().filter_map(|id| id.parse::<SandboxId>().ok());
+        for id in all.filter(|id| !self.live.has_sandbox(id)) {
+            destroy(client.clone(), id);
         }
     }
 
-    async fn engine(&self) -> Option<Client> {
-        let until = Instant::now() + ENGINE_WAIT;
+    /// An engine, and all detached sandboxes that it has.
+    async fn engine(&self, pending: &mut [Pending]) -> (Client, HashMap<String, Seen>) {
+        let (since, mut told) = (Instant::now(), false);
         loop {
-            match self.monitor.client().await {
-                Ok(client) => return Some(client),
-                Err(_) if Instant::now() < until => tokio::time::sleep(ENGINE_POLL).await,
-                Err(_) => return None,
+            let asked = async {
+                let client = self.monitor.client().await?;
+                let seen = sandboxes(&client, pending).await?;
+                Ok::<_, ClientError>((client, seen))
+            };
+            match asked.await {
+                Ok(found) => return found,
+                Err(error) if since.elapsed() > ENGINE_TELL && !told => {
+                    tracing::error!(%error, "runs of an earlier front wait for the engine");
+                    told = true;
+                }
+                Err(_) => {}
             }
+            tokio::time::sleep(ENGINE_POLL).await;
         }
     }
 
     async fn resume(
         self: &Arc<Self>,
         one: &Pending,
-        client: Option<Client>,
+        client: Client,
         seen: Option<Seen>,
     ) -> Result<Execution, CallError> {
         let last = building(&one.journal);
@@ -229,7 +230,7 @@ impl Service {
         self: &Arc<Self>,
         one: &Pending,
         last: &Building,
-        client: Option<Client>,
+        client: Client,
         seen: Option<Seen>,
     ) -> Result<Option<Taken>, CallError> {
         let started = one.journal.iter().rev().find_map(|line| match line {
@@ -238,8 +239,10 @@ impl Service {
             }
             _ => None,
         });
-        let (Some(client), Some(seen)) = (client.clone(), seen) else {
-            let same_engine = client.is_some_and(|client| client.instance() == last.instance);
+        // Whatever becomes of this, the sandbox is not left to itself.
+        one.listed.entry.building(&last.sandbox);
+        let Some(seen) = seen else {
+            let same_engine = client.instance() == last.instance;
             return match started {
                 // A command that ran is known to the engine until somebody has taken its end.
                 None if same_engine => Ok(None),
@@ -269,6 +272,10 @@ impl Service {
             },
         };
         let Seen { stat, outputs, exited } = seen;
+        if stat.state == "ended" {
+            // Nothing of it is left, and nothing more is told of it.
+            client.unwatch(last.sandbox.as_str());
+        }
         let exited = stat.end.map_or(exited, Exited::known);
         let id = last.sandbox.clone();
         Ok(Some(Taken::Adopted(Box::new(Adopted { client, id, built, outputs, exited }))))

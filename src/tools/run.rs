@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::admission::Admission;
 use super::aside::off_thread;
 use super::call::CallError;
+use super::conclusion::not_kept;
 use super::events::Stream;
 use super::fair::Ask;
 use super::finish::{SandboxFacts, ToolError};
@@ -35,6 +36,8 @@ use crate::wire::{
 const END_GRACE: Duration = Duration::from_secs(15);
 /// After the end no writer is left, so the pipes end at once; a pipe that does not is given up.
 const EOF_WAIT: Duration = Duration::from_secs(1);
+/// The same where output goes by way of the disk.
+const SPOOLED_EOF_WAIT: Duration = Duration::from_secs(10);
 /// Of a name that the engine or a guest shaped.
 const SHOWN_CHARS_MAX: usize = 200;
 
@@ -178,7 +181,7 @@ impl Attempt<'_> {
         let line = line();
         match off_thread(move || spool.note(&line)).await {
             Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(CallError::Internal(format!("journal of a run: {error}"))),
+            Some(Err(error)) => Err(not_kept(&error)),
             None => Err(CallError::Draining),
         }
     }
@@ -522,6 +525,7 @@ struct Streams<'a> {
 
 impl Streams<'_> {
     async fn until_end(self, ours: Ours, stdin: &str, exited: &mut Exited, started: Instant, wall: Duration) -> End {
+        let eof_wait = if self.stdout.is_kept_on_disk() { SPOOLED_EOF_WAIT } else { EOF_WAIT };
         let flood = Flood { client: self.client, sandbox: self.id };
         let mut streams = pin!(async {
             tokio::join!(
@@ -545,7 +549,7 @@ impl Streams<'_> {
                 }
             }
         };
-        if !drained && tokio::time::timeout(EOF_WAIT, &mut streams).await.is_err() {
+        if !drained && tokio::time::timeout(eof_wait, &mut streams).await.is_err() {
             tracing::warn!(sandbox = %self.id, "output was still held open after the end of a sandbox");
         }
         match end {

@@ -31,6 +31,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const CALL: &str = "call";
 const JOURNAL: &str = "journal";
 const END: &str = "end";
+/// Begins the names of what is being removed.
+const GONE: &str = ".gone-";
 /// Runs that are looked at when a front starts.
 const RUNS_MAX: usize = 32 * 1024;
 /// No call, no reply and no stream is as large as this.
@@ -117,21 +119,34 @@ impl Spools {
         }
     }
 
-    /// All that are there; what can not be read, or was not begun, is removed.
+    /// All that are there; what is damaged, or was not begun, is removed.
     pub(super) fn find<C: DeserializeOwned>(&self) -> io::Result<Vec<Found<C>>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.path())?.take(RUNS_MAX) {
-            let spool = Spool { path: entry?.path() };
+            let entry = entry?;
+            let spool = Spool { path: entry.path() };
+            if entry.file_name().to_string_lossy().starts_with(GONE) {
+                spool.remove();
+                continue;
+            }
             match spool.found() {
                 Ok(one) => found.push(one),
-                Err(e) => {
-                    tracing::warn!(run = %spool.path.display(), error = %e, "a kept run can not be read and is forgotten");
+                Err(e)
+                    if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) || is_no_json(&e) =>
+                {
+                    tracing::warn!(run = %spool.path.display(), error = %e, "a kept run is damaged and is forgotten");
                     spool.remove();
                 }
+                // It may be there for the next daemon.
+                Err(e) => tracing::error!(run = %spool.path.display(), error = %e, "a kept run can not be read"),
             }
         }
         Ok(found)
     }
+}
+
+fn is_no_json(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|e| e.is::<serde_json::Error>())
 }
 
 fn options() -> fs::OpenOptions {
@@ -181,8 +196,19 @@ impl Spool {
         file.write_all(&text)
     }
 
+    /// Keeps how it ended, and of the rest only what is still asked for.
     pub(super) fn end(&self, end: &[u8]) -> io::Result<()> {
-        self.write(END, end)
+        self.write(END, end)?;
+        let mut call: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&self.read(CALL)?)?;
+        call.insert("parameters".into(), serde_json::Value::Object(Default::default()));
+        self.write(CALL, &serde_json::to_vec(&call)?)?;
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if name.to_string_lossy().ends_with(".result") {
+                fs::remove_file(self.path.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn ended<E: DeserializeOwned>(&self) -> io::Result<E> {
@@ -210,9 +236,15 @@ impl Spool {
         self.read(&format!("{attempt}.{name}")).unwrap_or_default()
     }
 
-    /// Forgets the run, when there is time.
+    /// Forgets the run: for every later front at once, on the disk when there is time.
     pub(super) fn remove(&self) {
-        let path = self.path.clone();
+        let mut path = self.path.clone();
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+            let gone = parent.join(format!("{GONE}{}", name.to_string_lossy()));
+            if fs::rename(&path, &gone).is_ok() {
+                path = gone;
+            }
+        }
         let remove = move || {
             if let Err(e) = fs::remove_dir_all(&path)
                 && e.kind() != io::ErrorKind::NotFound
@@ -238,7 +270,7 @@ fn lines(text: &[u8]) -> io::Result<Vec<Line>> {
 #[derive(Clone)]
 pub(super) struct Spooled {
     file: Arc<File>,
-    /// As long as what was thrown away; nothing is in it.
+    /// As long as what was thrown away, or a little less where a front was killed in that moment; nothing is in it.
     beyond: Arc<File>,
     at: u64,
     pub dropped: u64,
@@ -256,9 +288,18 @@ pub(super) enum Pulled {
 }
 
 impl Spooled {
+    /// Nothing more can be kept: a later front must not go on behind what is there. Takes no room on the disk.
+    pub(super) fn cut(&self) {
+        if let Err(error) = self.beyond.set_len(self.dropped + 1) {
+            tracing::warn!(%error, "a later front will not know that output is missing");
+        }
+    }
+
     /// Moves what `pipe` holds into the file, as long as that is shorter than `most`, and throws away the rest.
     pub(super) fn pull(&mut self, pipe: &Receiver, most: u64) -> io::Result<Pulled> {
-        let room = usize::try_from(most.saturating_sub(self.at)).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        // Behind a gap nothing is kept any more.
+        let room = if self.dropped > 0 { 0 } else { most.saturating_sub(self.at) };
+        let room = usize::try_from(room).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         let mut bytes = vec![0; if room == 0 { CHUNK_BYTES } else { room }];
         if room == 0 {
             return match pipe.try_read(&mut bytes) {

@@ -154,6 +154,23 @@ fn what_waits_and_what_is_to_end_is_not_forgotten() {
     another_front(&daemon, Signal::SIGKILL);
     assert_eq!(ended(&daemon, &waits)["result"]["result"]["stdout"], "waited\n");
     assert_eq!(ended(&daemon, &first)["result"]["result"]["stdout"], "first\n");
+    // One that ends while no front is there holds no place for ever.
+    let unseen = accept(&daemon, &bash("sleep 0.5; echo unseen"));
+    until("it does not run", || look(&daemon, &unseen).body["state"] == "running");
+    let supervisor = Pid::from_raw(daemon.pid());
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(daemon.child_named("sandkeepd")), Signal::SIGKILL).unwrap();
+    until("the sandbox is left", || sandboxes(&daemon) == 0);
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    daemon.wait_ready();
+    assert_eq!(ended(&daemon, &unseen)["result"]["result"]["stdout"], "unseen\n");
+    // Nor is one forgotten that waits while the engine ends.
+    let first = accept(&daemon, &bash("sleep 60"));
+    let waits = accept(&daemon, &bash("echo waited"));
+    until("the first does not run", || look(&daemon, &first).body["state"] == "running");
+    another_engine(&daemon);
+    assert_eq!(ended(&daemon, &first)["result"]["outcome"]["kind"], "engine_fault");
+    assert_eq!(ended(&daemon, &waits)["result"]["result"]["stdout"], "waited\n");
     // Ended by whoever may, just before, and after.
     let long = accept(&daemon, &bash("echo begun; sleep 60"));
     until("it does not run", || look(&daemon, &long).body["state"] == "running");

@@ -296,7 +296,7 @@ pub(super) async fn end(
     Extension(Caller(principal)): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let entry = state.service.end(&principal, &parse(id)?).ok_or_else(Problem::unknown_execution)?;
+    let entry = state.service.end(&principal, &parse(id)?).await.ok_or_else(Problem::unknown_execution)?;
     let mut response = encode(&ExecutionBody::of(&entry));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)

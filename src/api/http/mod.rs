@@ -175,6 +175,7 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
             _ = interrupt.recv() => break,
             _ = tick.tick() => {
                 manager::alive();
+                service.tidy();
                 let status = reloader.status();
                 if status != told {
                     manager::status(&status);

@@ -139,6 +139,9 @@ impl Drop for Seat {
     }
 }
 
+/// hyper, which began to look at the clock a little later, is let to tell a slow head first.
+const HYPERS_TURN: Duration = Duration::from_millis(500);
+
 /// Whether a connection does anything.
 pub(super) struct Activity {
     state: Mutex<State>,
@@ -218,7 +221,7 @@ impl Activity {
     /// else looks at the clock. `first_max` holds until the first request, `idle_max` after it.
     pub(super) fn is_over(&self, first_max: Duration, idle_max: Duration) -> bool {
         let state = self.lock();
-        let max = if state.ever { idle_max } else { first_max };
+        let max = if state.ever { idle_max } else { first_max + HYPERS_TURN };
         state.running == 0 && state.since.elapsed() > max
     }
 }
