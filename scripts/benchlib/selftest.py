@@ -81,7 +81,7 @@ class Statistics(unittest.TestCase):
         self.assertEqual(soak.growth(held, 16), [])
         # The pool is full and something goes on growing.
         full = [(t, min(64, 10 + 3 * t)) for t in range(100)]
-        leak = {"sandboxes": full, "descriptors, engine": [(t, 20 + 4 * n + 2 * t) for t, n in full],
+        leak = {"sandboxes": full, "descriptors, engine": [(t, 20 + 4 * n + 8 * t) for t, n in full],
                 "leases": [(t, n + t) for t, n in full]}
         found = soak.growth(leak, 16)
         self.assertTrue(len(found) == 2 and all("grew" in why for why in found), found)

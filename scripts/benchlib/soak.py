@@ -34,6 +34,11 @@ ALLOWED = {
 # A pool grows with demand until its ceiling, and that is no leak. What each sandbox that lives may hold of these, at
 # the most, is taken off before growth is judged; the sandboxes themselves have a bound of their own.
 EACH_MOST = {"descriptors": 16, "cgroups": 1, "leases": 1, "network namespaces": 1, "pss KiB": 8, "rss KiB": 8}
+# A machine that slows down takes down later: up to 64 of the dead (the engine's GRAVES_MAX) with four descriptors each. At rest,
+# where none waits, what is left is judged without this.
+DEAD_HOLD = {"descriptors, engine": 64 * 4}
+# What an engine has open for itself, kept network namespaces with it.
+REST_MOST = 96
 # The default pool.waiting_max; those that callers have and that are being taken down come on top.
 WAITING_MAX = 64
 
@@ -123,6 +128,7 @@ def growth(series, callers):
         if kind in EACH_MOST:
             samples = beyond(samples, sandboxes, EACH_MOST[kind])
         absolute, relative = ALLOWED[kind]
+        absolute += DEAD_HOLD.get(name, 0)
         why = stats.grown(samples, absolute, relative)
         if why:
             found.append("%s grew %s" % (name, why))
@@ -178,6 +184,9 @@ def rest(daemon):
         for name, count in (("cgroups", daemon.leaves()), ("leases", daemon.leases())):
             if count is not None and count > there:
                 left.append("%d %s are left for %d sandboxes" % (count, name, there))
+        held, most = count_in("/proc/%d/fd" % daemon.pids().get("engine", 0)), REST_MOST + EACH_MOST["descriptors"] * there
+        if held is not None and held > most:
+            left.append("%d descriptors are left in the engine for %d sandboxes, %d may be" % (held, there, most))
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.25)
