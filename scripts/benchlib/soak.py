@@ -39,6 +39,8 @@ EACH_MOST = {"descriptors": 16, "cgroups": 1, "leases": 1, "network namespaces":
 DEAD_HOLD = {"descriptors, engine": 64 * 4}
 # What an engine has open for itself, kept network namespaces with it.
 REST_MOST = 96
+# And for each sandbox: eight, and one that is on its way.
+REST_EACH = 9
 # The default pool.waiting_max; those that callers have and that are being taken down come on top.
 WAITING_MAX = 64
 
@@ -184,7 +186,7 @@ def rest(daemon):
         for name, count in (("cgroups", daemon.leaves()), ("leases", daemon.leases())):
             if count is not None and count > there:
                 left.append("%d %s are left for %d sandboxes" % (count, name, there))
-        held, most = count_in("/proc/%d/fd" % daemon.pids().get("engine", 0)), REST_MOST + EACH_MOST["descriptors"] * there
+        held, most = count_in("/proc/%d/fd" % daemon.pids().get("engine", 0)), REST_MOST + REST_EACH * there
         if held is not None and held > most:
             left.append("%d descriptors are left in the engine for %d sandboxes, %d may be" % (held, there, most))
         if not left or time.monotonic() > deadline:

@@ -79,7 +79,7 @@ impl Monitor {
             }
             (FromInit::Started { pid, landlock }, State::Starting) => {
                 sandbox.state = State::Running;
-                sandbox.landlock = landlock.clone();
+                sandbox.remember(landlock.as_ref());
                 if let Some(run) = &mut sandbox.run {
                     run.started = true;
                     run.pid = Some(pid);
@@ -134,7 +134,7 @@ impl Monitor {
             FromInit::Started { pid, landlock } => {
                 run.started = true;
                 run.pid = Some(pid);
-                sandbox.landlock = landlock.clone();
+                sandbox.remember(landlock.as_ref());
                 self.answer_exec(key, Reply::Started { landlock });
             }
             FromInit::Ended(end) if run.end.is_none() => run.end = Some((end, Instant::now())),

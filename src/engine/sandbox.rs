@@ -42,7 +42,7 @@ pub struct Sandbox {
     pub destroy: bool,
     /// Read back when it was ready, and found to be what the plan says.
     pub enforced: Option<Enforced>,
-    /// What the command put on itself, once it was started.
+    /// What the command of a detached one put on itself, once it was started.
     pub landlock: Option<LandlockWire>,
     /// The command's end, once it was told.
     pub end: Option<EndWire>,
@@ -116,6 +116,13 @@ impl Sandbox {
             end: None,
             ahead,
             next_check: None,
+        }
+    }
+
+    /// What a later front may ask for; of a call's own sandbox nobody does.
+    pub fn remember(&mut self, landlock: Option<&LandlockWire>) {
+        if self.lifetime == LifetimeWire::Detached {
+            self.landlock = landlock.cloned();
         }
     }
 

@@ -24,7 +24,7 @@ impl Service {
     pub(super) async fn spool(self: &Arc<Self>, stored: StoredCall, entry: &Entry) -> Result<Spool, CallError> {
         let (service, name) = (Arc::clone(self), random()?);
         let stored = stored.accepted(&entry.id, entry.level);
-        let work = move || -> std::io::Result<Option<Spool>> {
+        let work = move || -> io::Result<Option<Spool>> {
             let Some(spools) = &service.spools else { return Ok(None) };
             spools.create(&name, &serde_json::to_vec(&stored)?).map(Some)
         };
@@ -57,11 +57,15 @@ impl Service {
         }
         // Before it leaves the table: nobody who asks finds it nowhere.
         self.kept.insert(Arc::clone(entry));
+        self.let_go(entry).await;
+    }
+
+    /// Of a detached sandbox the engine keeps end and output until it is told that nobody needs them.
+    pub(super) async fn let_go(&self, entry: &Entry) {
         if entry.spool.is_some()
             && let Some(sandbox) = entry.sandbox()
             && let Ok(client) = self.monitor.client().await
         {
-            // The engine keeps its end and its output until it is told that nobody needs them.
             destroy(client, sandbox);
         }
     }

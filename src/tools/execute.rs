@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::aside::{aside, off_thread};
-use super::cache::Cache;
+use super::cache::{Cache, Epoch};
 use super::call::{Call, CallError, Context, Once, VALUE_BYTES};
 use super::conclusion::{REPLY_OVERHEAD_BYTES, end_on_disk, promised_bytes};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
@@ -200,15 +200,8 @@ impl Service {
         once: Option<Once>,
         detached: bool,
     ) -> Result<Followed, CallError> {
-        let begun = if detached {
-            // Of a task of its own: a caller who goes just now leaves nothing half begun.
-            let (service, principal) = (Arc::clone(self), principal.clone());
-            let begin = async move { service.begin(&principal, call, once, Following::Detached).await };
-            tokio::spawn(begin).await.map_err(|_| CallError::Draining)?
-        } else {
-            self.begin(principal, call, once, Following::Streaming).await
-        };
-        match begun? {
+        let following = if detached { Following::Detached } else { Following::Streaming };
+        match self.begin(principal, call, once, following).await? {
             Begun::Stored(reply) => Ok(Followed::Stored(reply)),
             Begun::Running { entry, .. } | Begun::Known(entry) => Ok(Followed::Running(entry)),
         }
@@ -222,21 +215,43 @@ impl Service {
         following: Following,
     ) -> Result<Begun, CallError> {
         let arrived = Instant::now();
-        // A schema's patterns and lengths go over every character, and somebody else's may hold each value against many parts.
         let text = call.text_bytes();
         // Before the tool is looked up: what an old one returns must not be found once there is another in its place.
         let epoch = self.cache.epoch();
         let unknown = || CallError::UnknownTool(capped(&call.tool, 64));
         let tool = self.registry.get(&call.tool).ok_or_else(unknown)?;
-        let work = tool.schema().work(text / VALUE_BYTES + 1);
         let stored = (following == Following::Detached && self.spools.is_some())
             .then(|| StoredCall::new(&call, tool.about(), principal, once.as_ref()));
-        let (plan, context) = aside(text.saturating_add(work as usize), {
-            let (tool, principal, config) = (Arc::clone(&tool), principal.clone(), self.config());
-            move || plan::plan(call, &*tool, &principal, &config, epoch)
-        })
-        .await
-        .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;
+        let (plan, context) = self.planned(call, &tool, principal, epoch).await?;
+        let planned = Planned { plan, context, tool, once, following, stored, text, arrived };
+        if planned.stored.is_none() {
+            return self.enter(principal, planned).await;
+        }
+        // Of a task of its own: a caller who goes just now leaves nothing half begun. It holds no more than a run does.
+        let (service, principal) = (Arc::clone(self), principal.clone());
+        tokio::spawn(async move { service.enter(&principal, planned).await }).await.map_err(|_| CallError::Draining)?
+    }
+
+    /// Everything about `call` that can be known without the engine.
+    pub(super) async fn planned(
+        &self,
+        call: Call,
+        tool: &Registered,
+        principal: &Principal,
+        epoch: Epoch,
+    ) -> Result<(Plan, Context), CallError> {
+        // A schema's patterns and lengths go over every character, and somebody else's may hold each value against many parts.
+        let text = call.text_bytes();
+        let work = tool.schema().work(text / VALUE_BYTES + 1);
+        let (tool, principal, config) = (Arc::clone(tool), principal.clone(), self.config());
+        aside(text.saturating_add(work as usize), move || plan::plan(call, &*tool, &principal, &config, epoch))
+            .await
+            .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))?
+    }
+
+    /// The same call's run, or a new one.
+    async fn enter(self: &Arc<Self>, principal: &Principal, planned: Planned) -> Result<Begun, CallError> {
+        let Planned { plan, context, tool, once, following, stored, text, arrived } = planned;
         // Whoever lost the reply to a request with a key finds the run under it.
         let mut context = context;
         if following != Following::Plain && context.execution_id.is_none() {
@@ -380,6 +395,8 @@ impl Service {
                 && no_engine_since.get_or_insert_with(Instant::now).elapsed() < ENGINE_WAIT
                 && in_time
             {
+                let refused = Line::Refused { attempt: attempt.number };
+                let _a_later_front_is_told_less = attempt.note(|| refused).await;
                 tokio::time::sleep(pause).await;
                 continue;
             }
@@ -387,12 +404,7 @@ impl Service {
             if !again || attempt.number > context.retry_count || !in_time || listed.entry.cancel.borrow().is_some() {
                 break result?;
             }
-            if listed.entry.spool.is_some()
-                && let Some(sandbox) = listed.entry.sandbox()
-                && let Ok(client) = self.monitor.client().await
-            {
-                super::run::destroy(client, sandbox);
-            }
+            self.let_go(&listed.entry).await;
             tokio::time::sleep(pause).await;
             backoff = (backoff * 2).min(BACKOFF_MOST);
             attempt.number += 1;
@@ -549,6 +561,20 @@ pub enum Followed {
     Stored(Reply),
     /// Its entry has a log.
     Running(Arc<Entry>),
+}
+
+/// A call that may run.
+struct Planned {
+    plan: Plan,
+    context: Context,
+    tool: Registered,
+    once: Option<Once>,
+    following: Following,
+    /// Where it is to outlive the daemon.
+    stored: Option<StoredCall>,
+    /// About how much text it is.
+    text: usize,
+    arrived: Instant,
 }
 
 enum Begun {

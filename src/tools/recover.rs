@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::admission::Permit;
-use super::aside::{aside, off_thread};
-use super::call::{CallError, VALUE_BYTES};
+use super::aside::off_thread;
+use super::call::CallError;
 use super::conclusion::keep;
 use super::events::Stream;
 use super::execute::Service;
@@ -18,7 +18,6 @@ use super::finish::{Execution, SandboxFacts};
 use super::kept::KEPT_FOR;
 use super::live::{Entry, Following, Listed};
 use super::output::Captured;
-use super::plan;
 use super::replies::{Enter, Reserved};
 use super::run::{Adopted, Ran, destroy};
 use super::spool::{Found, Line, Spool};
@@ -68,8 +67,10 @@ struct Building {
     memory_bytes: u64,
 }
 
+/// `None` where nothing was asked for, or nothing came of it.
 fn building(journal: &[Line]) -> Option<Building> {
-    journal.iter().rev().find_map(|line| match line {
+    let last = journal.iter().rposition(|line| matches!(line, Line::Building { .. } | Line::Refused { .. }))?;
+    match &journal[last] {
         Line::Building { attempt, sandbox, instance, memory_bytes } => Some(Building {
             attempt: *attempt,
             sandbox: sandbox.parse().ok()?,
@@ -77,7 +78,16 @@ fn building(journal: &[Line]) -> Option<Building> {
             memory_bytes: *memory_bytes,
         }),
         _ => None,
-    })
+    }
+}
+
+/// The attempt that comes next where no sandbox is there.
+fn next_attempt(journal: &[Line]) -> u32 {
+    let of = |line: &Line| match line {
+        Line::Refused { attempt } => Some(*attempt),
+        _ => None,
+    };
+    journal.iter().rev().find_map(of).unwrap_or(1)
 }
 
 impl Service {
@@ -205,23 +215,16 @@ impl Service {
     ) -> Result<Execution, CallError> {
         let last = building(&one.journal);
         let first = match last {
-            None => (1, None),
+            None => (next_attempt(&one.journal), None),
             Some(last) => (last.attempt, self.take_up(one, &last, client, seen).await?),
         };
         let age = one.call.accepted_at().elapsed().unwrap_or_default();
         let arrived = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         let call = one.call.clone().call().ok_or_else(|| CallError::Internal("a kept call is damaged".into()))?;
+        let epoch = self.cache.epoch();
         let unknown = || CallError::UnknownTool(capped(&call.tool, 64));
         let tool = self.registry.get(&call.tool).ok_or_else(unknown)?;
-        let text = call.text_bytes();
-        let work = tool.schema().work(text / VALUE_BYTES + 1);
-        let (plan, context) = aside(text.saturating_add(work as usize), {
-            let (tool, principal) = (Arc::clone(&tool), one.call.principal());
-            let (config, epoch) = (self.config(), self.cache.epoch());
-            move || plan::plan(call, &*tool, &principal, &config, epoch)
-        })
-        .await
-        .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))??;
+        let (plan, context) = self.planned(call, &tool, &one.call.principal(), epoch).await?;
         self.run(&one.listed, &plan, context, tool, arrived, first).await
     }
 
@@ -277,8 +280,8 @@ impl Service {
             client.unwatch(last.sandbox.as_str());
         }
         let exited = stat.end.map_or(exited, Exited::known);
-        let id = last.sandbox.clone();
-        Ok(Some(Taken::Adopted(Box::new(Adopted { client, id, built, outputs, exited }))))
+        let (id, level) = (last.sandbox.clone(), stat.level.into());
+        Ok(Some(Taken::Adopted(Box::new(Adopted { client, id, level, built, outputs, exited }))))
     }
 }
 

@@ -25,7 +25,7 @@ use super::plan::{Plan, in_contracts_unit};
 use super::spool::Line;
 use crate::runtimes::Gate;
 use crate::runtimes::python::RESULT_BYTES_MAX;
-use crate::spec::{End, Enforced, Outcome, SandboxId, Usage, WorkspaceName, capped};
+use crate::spec::{End, Enforced, Level, Outcome, SandboxId, Usage, WorkspaceName, capped};
 use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
 use crate::wire::{
     BuiltWire, Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
@@ -68,6 +68,8 @@ pub(super) struct Ran {
 pub(super) struct Adopted {
     pub client: Client,
     pub id: SandboxId,
+    /// Its own: what would be planned now may be another.
+    pub level: Level,
     pub built: BuiltWire,
     /// Of stdout, stderr and the result; none where the engine could not keep them.
     pub outputs: Vec<OwnedFd>,
@@ -76,6 +78,7 @@ pub(super) struct Adopted {
 
 /// A sandbox that is there, and what came of its command's start.
 struct Begun {
+    level: Level,
     created: CreatedWire,
     exec: Result<Reply, ClientError>,
     ours: Ours,
@@ -144,14 +147,14 @@ impl Attempt<'_> {
 
     /// Takes up again a command that an earlier front started.
     pub(super) async fn adopt(&self, adopted: Adopted) -> Result<Ran, CallError> {
-        let Adopted { client, id, built, outputs, mut exited } = adopted;
+        let Adopted { client, id, level, built, outputs, mut exited } = adopted;
         self.entry.building(&id);
         let mut outputs = outputs.into_iter();
         let mut next = || outputs.next().map(Receiver::from_owned_fd).transpose().map_err(no_descriptors);
         let ours = Ours { stdin: None, stdout: next()?, stderr: next()?, result: next()? };
         let wall = Duration::from_millis(built.created.limits.wall_ms);
         let exec = Ok(Reply::Started { landlock: built.landlock });
-        let begun = Begun { created: built.created, exec, ours };
+        let begun = Begun { level, created: built.created, exec, ours };
         let conversation = self.attend(&client, &id, begun, &mut exited, wall);
         self.until_cancelled(&client, &id, conversation).await
     }
@@ -176,7 +179,7 @@ impl Attempt<'_> {
     }
 
     /// Adds to the journal of a run that outlives the daemon.
-    async fn note(&self, line: impl FnOnce() -> Line) -> Result<(), CallError> {
+    pub(super) async fn note(&self, line: impl FnOnce() -> Line) -> Result<(), CallError> {
         let Some(spool) = self.entry.spool.clone() else { return Ok(()) };
         let line = line();
         match off_thread(move || spool.note(&line)).await {
@@ -355,7 +358,7 @@ impl Attempt<'_> {
                 log.started(self.number, id.clone());
             }
         }
-        self.attend(client, id, Begun { created, exec, ours }, exited, wall).await
+        self.attend(client, id, Begun { level: self.plan.level, created, exec, ours }, exited, wall).await
     }
 
     /// From the reply to Exec to the end of the command.
@@ -367,7 +370,7 @@ impl Attempt<'_> {
         exited: &mut Exited,
         wall: Duration,
     ) -> Result<Ran, CallError> {
-        let Begun { created, exec, ours } = begun;
+        let Begun { level, created, exec, ours } = begun;
         let mut enforced = Enforced::from(created.enforced);
         let started = Instant::now();
         let kept = usize::try_from(created.limits.output_bytes.min(self.plan.limits.output_bytes)).unwrap_or(0);
@@ -398,7 +401,7 @@ impl Attempt<'_> {
             other => return Err(fault(client, id, "Exec", other)),
         };
         let degraded = created.degraded.iter().take(64).map(|d| capped(d, SHOWN_CHARS_MAX * 2)).collect();
-        let sandbox = SandboxFacts { id: id.clone(), level: self.plan.level, degraded, enforced };
+        let sandbox = SandboxFacts { id: id.clone(), level, degraded, enforced };
         Ok(Ran { sandbox, end, stdout, stderr, result: document.into_document() })
     }
 

@@ -46,6 +46,8 @@ pub(super) enum Line {
     Building { attempt: u32, sandbox: String, instance: u64, memory_bytes: u64 },
     /// The command was started in it.
     Started { attempt: u32, created: Box<CreatedWire>, landlock: Option<LandlockWire> },
+    /// Nothing ran in what was asked for last.
+    Refused { attempt: u32 },
     /// Somebody wanted it ended.
     Cancelled,
 }
@@ -306,7 +308,8 @@ impl Spooled {
                 Ok(0) => Ok(Pulled::End),
                 Ok(n) => {
                     self.dropped += n as u64;
-                    self.beyond.set_len(self.dropped)?;
+                    // Taken it is in any case; where this fails, a later front counts less.
+                    let _uncounted = self.beyond.set_len(self.dropped);
                     Ok(Pulled::Beyond(n as u64))
                 }
                 Err(e) if is_later(&e) => Ok(Pulled::Nothing),

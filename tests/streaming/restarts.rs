@@ -209,3 +209,34 @@ fn an_engine_that_ends_meanwhile_is_told_and_nothing_that_was_written_is_lost() 
     another_engine(&daemon);
     assert_eq!(ended(&daemon, &id)["result"]["outcome"]["kind"], "engine_fault");
 }
+
+/// What is told of a sandbox is the sandbox's own, whatever a call like it would get now.
+#[test]
+fn a_run_that_is_taken_up_again_is_told_at_the_level_at_which_it_ran() {
+    let tools = tempfile::tempdir().unwrap();
+    let file = tools.path().join("slow.toml");
+    let manifest = |level: &str| {
+        let text = format!(
+            "name = \"slow\"\nversion = \"1.0.0\"\ndescription = \"Says one word, late\"\nlevel = \"{level}\"\n\
+             [run]\nlanguage = \"bash\"\ncode = \"sleep 1; echo word\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    manifest("standard");
+    let daemon = Daemon::start(&format!("tools_dir = {:?}\n{NO_POOL}", tools.path()), &[]);
+    let call = json!({ "tool_name": "slow", "parameters": {} });
+    let id = accept(&daemon, &call);
+    until("it does not run", || look(&daemon, &id).body["state"] == "running");
+    manifest("strict");
+    another_front(&daemon, Signal::SIGKILL);
+    let reply = ended(&daemon, &id)["result"].clone();
+    assert_eq!(reply["result"], "word\n", "{reply}");
+    let told =
+        |reply: &Value| (reply["sandbox"]["level"].clone(), reply["sandbox"]["enforced"]["seccomp"]["profile"].clone());
+    let (level, profile) = told(&reply);
+    assert_eq!(level, "standard", "{reply}");
+    // Control: the manifest is in force for the next one.
+    let next = daemon.execute(call).body;
+    assert_eq!(next["sandbox"]["level"], "strict", "{next}");
+    assert_ne!(told(&next).1, profile);
+}

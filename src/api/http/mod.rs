@@ -167,7 +167,7 @@ async fn serve(options: FrontOptions) -> Result<(), FrontError> {
     let reloader = Arc::new(Reloader { source, service: Arc::clone(&service), identity, complaint: Mutex::default() });
     manager::ready(&reloader.status());
     let reloading = tokio::spawn(Arc::clone(&reloader).run(hangup, watch));
-    let mut tick = tokio::time::interval(manager::tick().unwrap_or(Duration::from_secs(3600)));
+    let mut tick = tokio::time::interval(manager::tick().unwrap_or(Duration::from_secs(60)));
     let mut told = String::new();
     loop {
         tokio::select! {
@@ -298,12 +298,12 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-/// Two for each connection (see `server`'s twins), nine for a call while its command is started (four pipes, its code); calls
-/// that wait hold none beside their connection's.
+/// Two for each connection (see `server`'s twins), twelve for a call while its command is started (four pipes, its code, and
+/// where nobody waits for it a second read end of three); calls that wait hold none beside their connection's.
 fn descriptors_needed(config: &Config) -> u64 {
     let kinds = if config.listen.tcp.is_empty() { 1 } else { 2 };
     let connections = 2 * kinds * config.http.connections_max as u64;
-    64 + connections + 9 * u64::from(config.capacity.sandboxes)
+    64 + connections + 12 * u64::from(config.capacity.sandboxes)
 }
 
 /// Runs the decoders that meet what a caller (or a guest) sends, for the fuzzer; nothing is started.
