@@ -5,6 +5,7 @@
 
 mod admission;
 pub mod aside;
+mod attempts;
 mod bash;
 mod cache;
 pub mod call;

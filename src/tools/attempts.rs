@@ -1,0 +1,156 @@
+//! Attempts: a call that was admitted is run until one attempt is good enough, and what came of it is shaped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::aside::aside;
+use super::call::{CallError, Context};
+use super::execute::Service;
+use super::finish::{Execution, Finished, ToolError};
+use super::live::Listed;
+use super::plan::Plan;
+use super::recover::Taken;
+use super::registry::Registered;
+use super::run::{Attempt, Ran, random};
+use super::spool::Line;
+use crate::spec::{LimitHit, LimitKind, Outcome, capped};
+use crate::wire::client::ClientError;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// How long a run without a caller waits for an engine.
+const ENGINE_WAIT: Duration = Duration::from_secs(60);
+
+impl Service {
+    /// Attempts until one runs, as often as the caller asked and the call's time allows. `first`: the number of the first of
+    /// them, and the command that it goes on with.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        listed: &Listed,
+        plan: &Plan,
+        context: Context,
+        tool: Registered,
+        arrived: Instant,
+        (number, mut adopted): (u32, Option<Taken>),
+    ) -> Result<Execution, CallError> {
+        let mut attempt = Attempt {
+            monitor: &self.monitor,
+            admission: &self.admission,
+            plan,
+            workspace: context.workspace.as_ref(),
+            deadline: context.timeout_ms.map(|ms| arrived + Duration::from_millis(ms)),
+            entry: &listed.entry,
+            number,
+        };
+        let mut backoff = BACKOFF_FIRST;
+        let mut no_engine_since = None;
+        let ran = loop {
+            let result = match adopted.take() {
+                None => attempt.run().await,
+                Some(Taken::Adopted(adopted)) => attempt.adopt(*adopted).await,
+                Some(Taken::Ran(ran)) => Ok(*ran),
+            };
+            let again = match &result {
+                Ok(ran) => tool.about().hints.idempotent && failed_by_chance(ran),
+                Err(error) => error.is_worth_retrying(),
+            };
+            let pause = jittered(backoff)?;
+            let in_time = attempt.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+            // A run that was promised to somebody who is gone waits for an engine that restarts.
+            let not_begun =
+                matches!(result, Err(CallError::EngineUnavailable(ClientError::Connect { .. }) | CallError::Draining));
+            if not_begun
+                && listed.entry.spool.is_some()
+                && !self.admission.is_closed()
+                && listed.entry.cancel.borrow().is_none()
+                && no_engine_since.get_or_insert_with(Instant::now).elapsed() < ENGINE_WAIT
+                && in_time
+            {
+                let refused = Line::Refused { attempt: attempt.number };
+                let _a_later_front_is_told_less = attempt.note(|| refused).await;
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            no_engine_since = None;
+            if !again || attempt.number > context.retry_count || !in_time || listed.entry.cancel.borrow().is_some() {
+                break result?;
+            }
+            self.let_go(&listed.entry).await;
+            tokio::time::sleep(pause).await;
+            backoff = (backoff * 2).min(BACKOFF_MOST);
+            attempt.number += 1;
+        };
+        let attempts = attempt.number;
+        self.finish(listed, tool, context, ran, attempts, arrived).await
+    }
+
+    async fn finish(
+        self: &Arc<Self>,
+        listed: &Listed,
+        tool: Registered,
+        context: Context,
+        ran: Ran,
+        attempts: u32,
+        arrived: Instant,
+    ) -> Result<Execution, CallError> {
+        let Ran { sandbox, end, stdout, stderr, result } = ran;
+        let (outcome, refused, mut limits_hit, usage) = match end {
+            Ok(end) => (Some(end.outcome), None, end.limits_hit, end.usage),
+            Err(refused) => (None, Some(refused), Vec::new(), Default::default()),
+        };
+        let outcome = outcome.map(bounded);
+        let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
+        let shape = {
+            let (tool, outcome) = (Arc::clone(&tool), outcome.clone());
+            move || {
+                let (stdout, stdout_facts) = stdout.into_text();
+                let (stderr, stderr_facts) = stderr.into_text();
+                let finished = Finished { outcome, refused, stdout, stderr, result };
+                (tool.shape(finished), stdout_facts, stderr_facts)
+            }
+        };
+        let (shaped, stdout_facts, stderr_facts) = aside(bytes, shape)
+            .await
+            .ok_or_else(|| CallError::Internal("the shaping of a result was not finished".into()))?;
+        let truncated = u64::from(stdout_facts.truncated) + u64::from(stderr_facts.truncated);
+        if truncated > 0 {
+            limits_hit.push(LimitHit { kind: LimitKind::Output, count: truncated });
+        }
+        Ok(Execution {
+            id: listed.entry.id.clone(),
+            tool,
+            agent_id: context.agent_id,
+            metadata: context.metadata,
+            result: shaped.result,
+            error: shaped.error.map(|e| ToolError { message: capped(&e.message, 2000), ..e }),
+            outcome,
+            limits_hit,
+            time: arrived.elapsed(),
+            attempts,
+            cached: false,
+            usage,
+            stdout: stdout_facts,
+            stderr: stderr_facts,
+            sandbox,
+        })
+    }
+}
+
+fn failed_by_chance(ran: &Ran) -> bool {
+    ran.end.as_ref().is_ok_and(|end| matches!(end.outcome, Outcome::EngineFault | Outcome::TimedOut { .. }))
+}
+
+/// Between half of `backoff` and the whole, so that callers who failed together do not come back together.
+fn jittered(backoff: Duration) -> Result<Duration, CallError> {
+    let [byte] = random::<1>()?;
+    Ok(backoff.mul_f64(0.5 + f64::from(byte) / 510.0))
+}
+
+fn bounded(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Denied { rule } => Outcome::Denied { rule: capped(&rule, 200) },
+        other => other,
+    }
+}
