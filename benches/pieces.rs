@@ -31,7 +31,7 @@ fn validate(c: &mut Criterion) {
             b.iter(|| {
                 // As with a call, the parameters are used up.
                 let accepted = tool.schema().accept(black_box(object.clone())).expect("good parameters");
-                assert!(tool.job(accepted).is_ok());
+                assert!(tool.work(accepted).is_ok());
             });
         });
     };

@@ -8,7 +8,7 @@ mod source;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::spec::Level;
+use crate::spec::{EgressRules, Level};
 
 pub use source::Source;
 
@@ -30,6 +30,8 @@ pub struct Config {
     pub capacity: Capacity,
     pub pool: Pool,
     pub host: Host,
+    /// What calls may reach on the network.
+    pub egress: EgressRules,
     pub principals: Vec<PrincipalRule>,
 }
 

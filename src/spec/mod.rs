@@ -2,6 +2,7 @@
 
 mod checks;
 mod command;
+mod egress;
 mod enforced;
 mod facts;
 mod id;
@@ -16,6 +17,7 @@ pub use checks::{
     SeccompAction, SeccompChecks, errno_text,
 };
 pub use command::{Command, CommandError, ENV_BYTES_MAX, EXTRA_FDS_MAX};
+pub use egress::{EgressDenial, EgressRuleError, EgressRules};
 pub use enforced::{CgroupReport, Enforced, LandlockReport, LandlockStatus, NetworkReport, SeccompReport};
 pub use facts::{Controllers, HostFacts, KernelVersion};
 pub use id::{ExecutionId, IdError, RequestId, SandboxId, WorkspaceName};

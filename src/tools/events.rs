@@ -36,8 +36,8 @@ pub enum Stream {
 /// One thing that happened.
 #[derive(Clone)]
 pub enum What {
-    /// A command runs. Another attempt begins its streams anew.
-    Started { attempt: u32, sandbox: SandboxId },
+    /// A command runs, or the tool works that needs none. Another attempt begins its streams anew.
+    Started { attempt: u32, sandbox: Option<SandboxId> },
     /// Bytes of a stream from `offset` on: whole characters, where they are characters.
     Output { stream: Stream, offset: u64, bytes: Vec<u8> },
     /// Nothing happened for a while.
@@ -107,7 +107,7 @@ struct State {
 
 struct Attempt {
     number: u32,
-    sandbox: SandboxId,
+    sandbox: Option<SandboxId>,
     streams: [Told; 2],
     /// In which order bytes came: which stream, and up to where.
     order: Vec<(Stream, u64)>,
@@ -197,7 +197,7 @@ impl Log {
         self.changed.send_replace(());
     }
 
-    pub(super) fn started(&self, number: u32, sandbox: SandboxId) {
+    pub(super) fn started(&self, number: u32, sandbox: Option<SandboxId>) {
         let attempt = Attempt { number, sandbox, streams: Default::default(), order: Vec::new() };
         self.tell(|state| state.attempts.push(attempt));
     }
@@ -393,7 +393,7 @@ mod tests {
     async fn who_comes_back_goes_on_where_it_was() {
         let log = Arc::new(Log::default());
         assert_eq!((log.goes_on(0), log.goes_on(1), log.goes_on(END_TICK)), (Some(true), Some(true), None));
-        log.started(1, sandbox());
+        log.started(1, Some(sandbox()));
         log.output(Stream::Stdout, b"ab");
         log.output(Stream::Stdout, b"c");
         let mut reader = Reader::new(Arc::clone(&log), 0);
@@ -410,7 +410,7 @@ mod tests {
         );
         assert_eq!(numbers(&reader.next().await), numbers(&rest));
         // Another attempt begins anew; who was in the first one hears the rest of it.
-        log.started(2, sandbox());
+        log.started(2, Some(sandbox()));
         log.output(Stream::Stderr, b"g");
         log.end(Err(CallError::Draining));
         let last = Reader::new(Arc::clone(&log), rest[1].id).next().await;
@@ -440,7 +440,7 @@ mod tests {
     #[tokio::test]
     async fn characters_are_not_cut_and_large_output_comes_in_pieces() {
         let log = Arc::new(Log::default());
-        log.started(1, sandbox());
+        log.started(1, Some(sandbox()));
         let text = "é".repeat(100_000);
         for chunk in text.as_bytes().chunks(16_383) {
             log.output(Stream::Stdout, chunk);
@@ -471,7 +471,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_changes_between_its_streams_for_ever_is_told_whole_all_the_same() {
         let log = Arc::new(Log::default());
-        log.started(1, sandbox());
+        log.started(1, Some(sandbox()));
         let all = ORDER_MAX + 100;
         for _ in 0..all {
             log.output(Stream::Stdout, b"o");
@@ -509,7 +509,7 @@ mod tests {
     #[tokio::test]
     async fn silence_is_told_with_a_number_of_its_own() {
         let log = Arc::new(Log::default());
-        log.started(1, sandbox());
+        log.started(1, Some(sandbox()));
         log.output(Stream::Stdout, b"a");
         let mut reader = Reader { ping: Duration::from_millis(20), ..Reader::new(Arc::clone(&log), 0) };
         let first = reader.next().await;

@@ -17,11 +17,13 @@ pub struct ToolError {
     /// The outcome's kind, `nonzero_exit`, `exception`, or the tool's own.
     pub code: Cow<'static, str>,
     pub message: String,
+    /// What refused, where a rule with a name did.
+    pub rule: Option<String>,
 }
 
 impl ToolError {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code), message: message.into() }
+        Self { code: Cow::Borrowed(code), message: message.into(), rule: None }
     }
 }
 
@@ -88,7 +90,7 @@ pub struct SandboxFacts {
     pub enforced: Enforced,
 }
 
-/// A call after which there is something to tell: a sandbox was built for it.
+/// A call after which there is something to tell: a sandbox was built for it, or it needed none.
 #[derive(Clone)]
 pub struct Execution {
     pub id: ExecutionId,
@@ -107,7 +109,8 @@ pub struct Execution {
     pub usage: Usage,
     pub stdout: StreamFacts,
     pub stderr: StreamFacts,
-    pub sandbox: SandboxFacts,
+    /// `None`: the tool needs none.
+    pub sandbox: Option<SandboxFacts>,
 }
 
 impl Execution {

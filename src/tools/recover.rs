@@ -39,6 +39,8 @@ pub(super) enum Taken {
     Adopted(Box<Adopted>),
     /// It has ended, and only this much is known.
     Ran(Box<Ran>),
+    /// It was the front's own work, and ended with it.
+    Lost,
 }
 
 /// One that has not ended.
@@ -215,6 +217,7 @@ impl Service {
     ) -> Result<Execution, CallError> {
         let last = building(&one.journal);
         let first = match last {
+            None if one.journal.contains(&Line::Answering) => (1, Some(Taken::Lost)),
             None => (next_attempt(&one.journal), None),
             Some(last) => (last.attempt, self.take_up(one, &last, client, seen).await?),
         };
@@ -267,7 +270,7 @@ impl Service {
                         tracing::warn!(%error, "the start of a run can not be kept over a restart");
                     }
                     if let Some(log) = &one.listed.entry.log {
-                        log.started(last.attempt, last.sandbox.clone());
+                        log.started(last.attempt, Some(last.sandbox.clone()));
                     }
                     built
                 }
@@ -303,7 +306,7 @@ fn entry(one: &Found<StoredCall>) -> Option<Entry> {
         let Some(sandbox) = one.journal.iter().rev().find_map(of) else { continue };
         entry.building(&sandbox);
         entry.started();
-        log.started(*attempt, sandbox);
+        log.started(*attempt, Some(sandbox));
         log.output(Stream::Stdout, &one.spool.content(*attempt, "stdout"));
         log.output(Stream::Stderr, &one.spool.content(*attempt, "stderr"));
     }

@@ -48,6 +48,8 @@ pub(super) enum Line {
     Started { attempt: u32, created: Box<CreatedWire>, landlock: Option<LandlockWire> },
     /// Nothing ran in what was asked for last.
     Refused { attempt: u32 },
+    /// The front itself began with what can not be begun again as if nothing had been.
+    Answering,
     /// Somebody wanted it ended.
     Cancelled,
 }

@@ -109,12 +109,26 @@ struct OutputBody {
     stderr_lossy: bool,
 }
 
+/// In what the tool ran.
 #[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
 #[schemars(rename = "Sandbox")]
-struct SandboxBody<'a> {
+enum SandboxBody<'a> {
+    Built(Box<BuiltBody<'a>>),
+    /// The tool needs none.
+    None {
+        #[schemars(extend("enum" = ["none"]))]
+        backend: &'static str,
+    },
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "BuiltSandbox")]
+struct BuiltBody<'a> {
     id: &'a str,
     #[schemars(extend("enum" = Level::ALL.map(Level::name)))]
     level: &'static str,
+    #[schemars(extend("enum" = ["process", "docker"]))]
     backend: &'static str,
     /// What the host lacks and what was put in its place.
     degraded: &'a [String],
@@ -179,7 +193,7 @@ impl<'a> Envelope<'a> {
     fn of(e: &'a Execution) -> Self {
         let rule = match &e.outcome {
             Some(Outcome::Denied { rule }) => Some(rule.as_str()),
-            _ => None,
+            _ => e.error.as_ref().and_then(|error| error.rule.as_deref()),
         };
         let (StreamFacts { bytes, truncated, lossy }, stderr) = (e.stdout, e.stderr);
         Self {
@@ -209,7 +223,7 @@ impl<'a> Envelope<'a> {
                 stderr_truncated: stderr.truncated,
                 stderr_lossy: stderr.lossy,
             },
-            sandbox: SandboxBody::of(&e.sandbox),
+            sandbox: SandboxBody::of(e.sandbox.as_ref()),
             denials: None,
             deprecation: e.tool.about().deprecated.as_ref().map(Deprecation::of),
         }
@@ -244,14 +258,15 @@ impl<'a> OutcomeBody<'a> {
 }
 
 impl<'a> SandboxBody<'a> {
-    fn of(s: &'a SandboxFacts) -> Self {
-        Self {
+    fn of(sandbox: Option<&'a SandboxFacts>) -> Self {
+        let Some(s) = sandbox else { return Self::None { backend: "none" } };
+        Self::Built(Box::new(BuiltBody {
             id: s.id.as_str(),
             level: s.level.name(),
             backend: s.level.backend().name(),
             degraded: &s.degraded,
             enforced: EnforcedBody::of(&s.enforced),
-        }
+        }))
     }
 }
 

@@ -387,6 +387,7 @@ fn execute_operation() -> Operation {
             "conflict",
             "invalid_parameters",
             "missing_toolchain",
+            "level_unsuitable",
             "level_unavailable",
             "engine_unavailable",
             "setup_failed",

@@ -108,9 +108,12 @@ const END: &[u8] = b"\n\n";
 
 fn write(event: &Event, request: &RequestId, out: &mut Vec<u8>) {
     let (kind, data) = match &event.what {
-        What::Started { attempt, sandbox } => {
-            ("started", json!({ "attempt": attempt, "sandbox_id": sandbox.as_str() }).to_string().into_bytes())
-        }
+        What::Started { attempt, sandbox } => (
+            "started",
+            json!({ "attempt": attempt, "sandbox_id": sandbox.as_ref().map(|id| id.as_str()) })
+                .to_string()
+                .into_bytes(),
+        ),
         What::Output { stream, offset, bytes } => {
             let kind = match stream {
                 Stream::Stdout => "stdout",
