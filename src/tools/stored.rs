@@ -19,7 +19,9 @@ use super::version::Version;
 use crate::config::Role;
 use crate::spec::{Enforced, ExecutionId, Level, LimitHit};
 use crate::wire::client::ClientError;
-use crate::wire::{EnforcedWire, LandlockWire, LevelWire, LimitKindWire, LimitsWire, OutcomeWire, UsageWire};
+use crate::wire::{
+    DenialWire, EnforcedWire, LandlockWire, LevelWire, LimitKindWire, LimitsWire, OutcomeWire, UsageWire,
+};
 
 /// A call that runs without its caller, and for whom.
 #[derive(Clone, Serialize, Deserialize)]
@@ -156,6 +158,9 @@ pub(super) struct StoredReply {
     degraded: Vec<String>,
     enforced: EnforcedWire,
     landlock: Option<LandlockWire>,
+    /// Earlier versions recorded none.
+    #[serde(default)]
+    denials: Option<Vec<DenialWire>>,
 }
 
 fn facts(of: StreamFacts) -> (u64, bool, bool) {
@@ -190,6 +195,7 @@ impl StoredReply {
             degraded: e.sandbox.degraded.clone(),
             enforced: e.sandbox.enforced.clone().into(),
             landlock: e.sandbox.enforced.landlock.clone().map(Into::into),
+            denials: e.denials.clone().map(|all| all.into_iter().map(Into::into).collect()),
         }
     }
 
@@ -225,6 +231,7 @@ impl StoredReply {
             stdout: of_facts(self.stdout),
             stderr: of_facts(self.stderr),
             sandbox,
+            denials: self.denials.map(|all| all.into_iter().map(Into::into).collect()),
         }))
     }
 }
