@@ -27,7 +27,8 @@ fn python(front: &mut Front, level: LevelWire, program: &str, wall_ms: u64) -> R
     let mut run = exec(&id, "");
     run.argv = ["python3", "-c", &format!("{CALL}{program}")].map(String::from).into();
     run.wall_ms = wall_ms;
-    front.run_as(create(&id, level), run)
+    let limits = LimitsWire { wall_ms: Some(wall_ms), cpu_time_ms: Some(wall_ms), ..LimitsWire::default() };
+    front.run_as(Create { limits, ..create(&id, level) }, run)
 }
 
 /// Rule, detail and count of each; nobody recorded them where there is none.
@@ -48,8 +49,8 @@ fn each_refused_call_is_told_with_its_rule_and_count() {
         return;
     }
     // Control: without the fence the same call works.
-    let control = std::process::Command::new("python3").args(["-c", &format!("{CALL}print(call(101, 0, 0, 0, 0))")]);
-    let mut control = control;
+    let mut control = std::process::Command::new("python3");
+    control.args(["-c", &format!("{CALL}print(call(101, 0, 0, 0, 0))")]);
     assert_eq!(String::from_utf8_lossy(&control.output().unwrap().stdout), "ok\n");
     let engine = Engine::start_with(MINIMAL_TOO, &[]);
     let mut front = engine.connect();
@@ -131,7 +132,7 @@ fn ordinary_programs_are_refused_nothing() {
             "true",
             "ls -la /usr | sort | head -n 3 >/dev/null; sleep 0.01 & wait; ulimit -n >/dev/null; date",
             "python3 -c 'import subprocess, threading, json, ssl, sqlite3; print(1 + 1); subprocess.run([\"true\"])'",
-            "git init -q r && cd r && git config user.email a@b.c && git config user.name n && echo a > f && git add . && \
+            "cd /tmp && git init -q r && cd r && git config user.email a@b.c && git config user.name n && echo a > f && git add . && \
              git commit -qm m && git log --oneline",
             "perl -e 'print `echo hi`'",
             "node -e 'require(\"child_process\").execSync(\"true\"); require(\"fs\").promises.readFile(\"/etc/passwd\")'",
@@ -142,7 +143,7 @@ fn ordinary_programs_are_refused_nothing() {
         }
     }
     // Strict executes nothing that was written.
-    let ran = front.run(LevelWire::Standard, "echo 'int main(){return 0;}' > a.c && gcc a.c && ./a.out");
+    let ran = front.run(LevelWire::Standard, "cd /tmp && echo 'int main(){return 0;}' > a.c && gcc a.c && ./a.out");
     assert_eq!(
         (ran.end.outcome.clone(), denials(&ran.end)),
         (OutcomeWire::Exited { code: 0 }, vec![]),
@@ -178,24 +179,27 @@ fn a_flood_is_the_sandboxs_own_business() {
     };
     let before = quiet(&mut other);
     // In C's own loop, so that it is calls and not Python that take the time.
+    let calls = machine::times(50_000, 5_000);
     let flood = "
 def thread(n):
     for _ in range(n): libc.ptrace(0, 0, 0, 0)
 all = [threading.Thread(target=thread, args=(50_000,)) for _ in range(4)]
-[t.start() for t in all]; [t.join() for t in all]";
+[t.start() for t in all]; [t.join() for t in all]"
+        .replace("50_000", &calls.to_string());
     let (busy, began) = (ticks(engine.pid()), Instant::now());
-    let ran = python(&mut front, LevelWire::Standard, flood, 60_000);
+    let ran = python(&mut front, LevelWire::Standard, &flood, 200_000);
     let (took, engines) = (began.elapsed(), ticks(engine.pid()) - busy);
     assert_eq!(ran.stderr, "");
     assert_eq!(ran.end.outcome, OutcomeWire::Exited { code: 0 });
-    assert_eq!(denials(&ran.end), [(PTRACE.0, PTRACE.1, 200_000)]);
-    println!("200000 refusals in {took:?}; the engine's own processor time {} ms", engines * 10);
-    assert!(took < machine::soon(40), "{took:?}");
+    assert_eq!(denials(&ran.end), [(PTRACE.0, PTRACE.1, 4 * calls as u64)]);
+    println!("{} refusals in {took:?}; the engine's own processor time {} ms", 4 * calls, engines * 10);
+    // On two cores that nothing else wants it is six seconds.
+    assert!(took < machine::soon(120), "{took:?}");
     // What it takes to build and end one sandbox, and a message each tenth of a second.
-    assert!(engines < 30, "{engines} ticks");
+    assert!(engines < 60, "{engines} ticks");
 
     // One without end ends at its deadline, and others are served meanwhile.
-    let endless = flood.replace("50_000", "10**9");
+    let endless = flood.replace(&calls.to_string(), "10**9");
     let id = random_id();
     let mut run = exec(&id, "");
     run.argv = ["python3", "-c", &format!("{CALL}{endless}")].map(String::from).into();
@@ -289,7 +293,10 @@ fn a_guest_can_not_reach_the_listener() {
     for level in LEVELS {
         // Its own descriptors; pid 1's; a listener of its own; a signal that would end who answers.
         let program = "
-print(sorted(os.readlink(f'/proc/self/fd/{n}').split(':')[0] for n in os.listdir('/proc/self/fd') if n > '2'))
+def what(n):
+    try: return os.readlink(f'/proc/self/fd/{n}')
+    except OSError: return 'the list itself'
+print([what(n) for n in os.listdir('/proc/self/fd') if int(n) > 2])
 try: os.listdir('/proc/1/fd')
 except OSError as e: print(errno.errorcode[e.errno])
 pidfd = os.pidfd_open(1)
@@ -303,7 +310,7 @@ print(call(101, 0, 0, 0, 0))";
         let ran = python(&mut front, level, program, 20_000);
         let lines: Vec<&str> = ran.stdout.lines().collect();
         assert_eq!(lines[1..], ["EACCES", "{'EPERM'}", "EPERM EPERM", "EPERM"], "{level:?} {}", ran.stderr);
-        assert!(!ran.stdout.contains("seccomp"), "{level:?} {}", ran.stdout);
+        assert_eq!(lines[0], "['the list itself']", "{level:?} {}", ran.stdout);
         let expected = [
             ("seccomp/standard.json: pidfd_getfd", "pidfd_getfd", 20),
             // The older door is the level's own refusal; seccomp itself is the second filter's, which nobody records.

@@ -20,17 +20,14 @@ const NEWS_EVERY: Duration = Duration::from_millis(100);
 
 /// Installs the level's filter; the listener, where the kernel gives one.
 pub(super) fn install(profile: &Profile) -> Result<Option<OwnedFd>, LaunchError> {
-    if fault::at("listener").is_ok() {
-        match seccomp::install_with_listener(profile.program) {
-            Ok(listener) => return Ok(Some(listener)),
-            // A kernel that knows no listeners, or gives none: refused is refused all the same, and the reply says that
-            // nobody counts.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EBUSY)) => {}
-            Err(e) => return Err(e).step("seccomp", profile.name),
-        }
-    }
-    seccomp::install(&quiet(profile.program)).step("seccomp", profile.name)?;
-    Ok(None)
+    let with_listener = fault::at("listener").and_then(|()| seccomp::install_with_listener(profile.program));
+    let installed = match with_listener {
+        // A kernel that knows no listeners, or gives none: refused is refused all the same, and the reply says that nobody
+        // counts.
+        Err(_) => seccomp::install(&quiet(profile.program)).map(|()| None),
+        result => result.map(Some),
+    };
+    installed.step("seccomp", profile.name)
 }
 
 /// A rule, or a call without a row, and how often it refused.
