@@ -161,6 +161,7 @@ fn wire(c: &mut Criterion) {
                 no_new_privs: true,
                 seccomp_profile: "standard".into(),
                 seccomp_sha256: "f".repeat(64),
+                denials_recorded: true,
                 cgroup_version: 2,
                 cgroup_controllers: names(&["cpu", "memory", "pids"]),
                 memory_max_bytes: Some(1 << 29),

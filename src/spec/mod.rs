@@ -23,5 +23,5 @@ pub use facts::{Controllers, HostFacts, KernelVersion};
 pub use id::{ExecutionId, IdError, RequestId, SandboxId, WorkspaceName};
 pub use level::{Backend, Level, UnknownLevel};
 pub use limits::{LimitField, LimitRequest, Limits};
-pub use outcome::{Clock, End, KilledBy, LimitHit, LimitKind, Outcome, Usage};
+pub use outcome::{Clock, DENIALS_MAX, Denial, End, KilledBy, Layer, LimitHit, LimitKind, Outcome, Usage};
 pub use text::{NO_CONTROLS, capped, escape_controls};

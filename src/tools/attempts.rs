@@ -156,6 +156,7 @@ impl Service {
             stdout: StreamFacts::default(),
             stderr: StreamFacts::default(),
             sandbox: None,
+            denials: None,
         })
     }
 
@@ -169,9 +170,9 @@ impl Service {
         arrived: Instant,
     ) -> Result<Execution, CallError> {
         let Ran { sandbox, end, stdout, stderr, result } = ran;
-        let (outcome, refused, mut limits_hit, usage) = match end {
-            Ok(end) => (Some(end.outcome), None, end.limits_hit, end.usage),
-            Err(refused) => (None, Some(refused), Vec::new(), Default::default()),
+        let (outcome, refused, mut limits_hit, usage, denials) = match end {
+            Ok(end) => (Some(end.outcome), None, end.limits_hit, end.usage, end.denials),
+            Err(refused) => (None, Some(refused), Vec::new(), Default::default(), None),
         };
         let outcome = outcome.map(bounded);
         let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
@@ -207,6 +208,7 @@ impl Service {
             stdout: stdout_facts,
             stderr: stderr_facts,
             sandbox: Some(sandbox),
+            denials,
         })
     }
 }

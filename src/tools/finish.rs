@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::registry::Registered;
 
-use crate::spec::{Clock, Enforced, ExecutionId, Level, LimitHit, Outcome, SandboxId, Usage};
+use crate::spec::{Clock, Denial, Enforced, ExecutionId, Level, LimitHit, Outcome, SandboxId, Usage};
 
 /// Why a call that got as far as a sandbox did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,8 @@ pub struct Execution {
     pub stderr: StreamFacts,
     /// `None`: the tool needs none.
     pub sandbox: Option<SandboxFacts>,
+    /// What was refused; `None` where nobody recorded that.
+    pub denials: Option<Vec<Denial>>,
 }
 
 impl Execution {
@@ -133,7 +135,9 @@ impl Execution {
                     Value::Null | Value::Bool(_) | Value::Number(_) => 0,
                 }
         }
-        self.result.get().len() + self.metadata.as_ref().map_or(0, map)
+        let denial = |d: &Denial| size_of::<Denial>() + d.rule.len() + d.detail.len();
+        let denials: usize = self.denials.iter().flatten().map(denial).sum();
+        self.result.get().len() + self.metadata.as_ref().map_or(0, map) + denials
     }
 }
 

@@ -25,6 +25,7 @@ mod level;
 pub mod listing;
 pub mod live;
 mod output;
+mod place;
 mod plan;
 pub mod principal;
 mod python;

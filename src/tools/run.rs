@@ -25,8 +25,8 @@ use super::plan::{Job, Plan, in_contracts_unit};
 use super::spool::Line;
 use crate::runtimes::Gate;
 use crate::runtimes::python::RESULT_BYTES_MAX;
-use crate::spec::{End, Enforced, Level, Outcome, SandboxId, Usage, WorkspaceName, capped};
-use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
+use crate::spec::{Denial, End, Enforced, Level, Outcome, SandboxId, Usage, WorkspaceName, capped};
+use crate::wire::client::{Client, ClientError, Exited, Monitor, News, Pending};
 use crate::wire::{
     BuiltWire, Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
     code,
@@ -177,6 +177,18 @@ impl Attempt<'_> {
         // Follows Create and Exec on the same socket, so the engine knows the sandbox.
         let _lost = client.send(Verb::Signal { id: id.as_str().to_owned(), why }, &[]).await;
         conversation.await
+    }
+
+    /// Tells who follows, once for each rule; whoever goes on after a restart tells no other events.
+    async fn tell_denial(&self, denial: Denial) {
+        let Some(log) = self.entry.log.as_ref().filter(|log| log.is_news(&denial)) else { return };
+        let line = || Line::Denied { attempt: self.number, denial: denial.clone().into() };
+        match note(self.entry, line).await {
+            Ok(()) => log.denied(denial),
+            Err(_) => {
+                tracing::warn!(sandbox = ?self.entry.sandbox(), "a denial can not be kept: the reply alone tells of it")
+            }
+        }
     }
 
     /// Where a stream is kept: in memory, and of a run that outlives the daemon on disk, where it goes on with what is there.
@@ -372,8 +384,19 @@ impl Attempt<'_> {
             Ok(Reply::Started { landlock }) => {
                 enforced.landlock = landlock.map(Into::into);
                 self.entry.started();
-                let streams = Streams { client, id, stdout: &mut stdout, stderr: &mut stderr, document: &mut document };
-                Ok(streams.until_end(ours, &self.job.stdin, exited, started, wall).await)
+                let streams = Streams {
+                    attempt: self,
+                    client,
+                    id,
+                    stdout: &mut stdout,
+                    stderr: &mut stderr,
+                    document: &mut document,
+                };
+                let end = streams.until_end(ours, exited, started, wall).await;
+                for denial in end.denials.iter().flatten() {
+                    self.tell_denial(denial.clone()).await;
+                }
+                Ok(end)
             }
             Ok(Reply::Refused(Refusal::CommandFailed { step, target, errno })) => {
                 destroy(client.clone(), id.clone());
@@ -382,7 +405,7 @@ impl Attempt<'_> {
             // Its time was over, or it was ended, between two steps of its start: that is its end, and no failed set-up.
             Ok(Reply::Refused(Refusal::Ended { outcome })) => {
                 let usage = Usage { wall_us: started.elapsed().as_micros() as u64, ..Usage::default() };
-                Ok(End { outcome: outcome.into(), limits_hit: Vec::new(), usage })
+                Ok(End { outcome: outcome.into(), limits_hit: Vec::new(), usage, denials: None })
             }
             Ok(Reply::Refused(refusal)) => {
                 destroy(client.clone(), id.clone());
@@ -509,6 +532,7 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], CallError> {
 
 /// The streams of a running command.
 struct Streams<'a> {
+    attempt: &'a Attempt<'a>,
     client: &'a Client,
     id: &'a SandboxId,
     stdout: &'a mut Captured,
@@ -517,7 +541,8 @@ struct Streams<'a> {
 }
 
 impl Streams<'_> {
-    async fn until_end(self, ours: Ours, stdin: &str, exited: &mut Exited, started: Instant, wall: Duration) -> End {
+    async fn until_end(self, ours: Ours, exited: &mut Exited, started: Instant, wall: Duration) -> End {
+        let stdin = &self.attempt.job.stdin;
         let eof_wait = if self.stdout.is_kept_on_disk() { SPOOLED_EOF_WAIT } else { EOF_WAIT };
         let flood = Flood { client: self.client, sandbox: self.id };
         let mut streams = pin!(async {
@@ -534,7 +559,11 @@ impl Streams<'_> {
             tokio::select! {
                 biased;
                 _ = &mut streams, if !drained => drained = true,
-                end = exited.end() => break end.ok(),
+                news = exited.next() => match news {
+                    Ok(News::Denied(denial)) => self.attempt.tell_denial(denial).await,
+                    Ok(News::Ended(end)) => break Some(*end),
+                    Err(_) => break None,
+                },
                 () = &mut overdue => {
                     tracing::error!(sandbox = %self.id, "the engine reported no end of a command in time");
                     destroy(self.client.clone(), self.id.clone());
@@ -549,7 +578,7 @@ impl Streams<'_> {
             Some(end) => end.into(),
             None => {
                 let usage = Usage { wall_us: started.elapsed().as_micros() as u64, ..Usage::default() };
-                End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage }
+                End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage, denials: None }
             }
         }
     }

@@ -19,7 +19,9 @@ use super::version::Version;
 use crate::config::Role;
 use crate::spec::{Enforced, ExecutionId, Level, LimitHit};
 use crate::wire::client::ClientError;
-use crate::wire::{EnforcedWire, LandlockWire, LevelWire, LimitKindWire, LimitsWire, OutcomeWire, UsageWire};
+use crate::wire::{
+    DenialWire, EnforcedWire, LandlockWire, LevelWire, LimitKindWire, LimitsWire, OutcomeWire, UsageWire,
+};
 
 /// A call that runs without its caller, and for whom.
 #[derive(Clone, Serialize, Deserialize)]
@@ -160,6 +162,9 @@ pub(super) struct StoredReply {
     degraded: Option<Vec<String>>,
     enforced: Option<EnforcedWire>,
     landlock: Option<LandlockWire>,
+    /// Earlier versions recorded none.
+    #[serde(default)]
+    denials: Option<Vec<DenialWire>>,
 }
 
 fn facts(of: StreamFacts) -> (u64, bool, bool) {
@@ -195,6 +200,7 @@ impl StoredReply {
             degraded: sandbox.map(|s| s.degraded.clone()),
             enforced: sandbox.map(|s| s.enforced.clone().into()),
             landlock: sandbox.and_then(|s| s.enforced.landlock.clone()).map(Into::into),
+            denials: e.denials.clone().map(|all| all.into_iter().map(Into::into).collect()),
         }
     }
 
@@ -232,6 +238,7 @@ impl StoredReply {
             stdout: of_facts(self.stdout),
             stderr: of_facts(self.stderr),
             sandbox,
+            denials: self.denials.map(|all| all.into_iter().map(Into::into).collect()),
         }))
     }
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::peers::Streaming;
 use super::problem::Problem;
-use super::reply;
+use super::reply::{self, DenialBody};
 use crate::spec::RequestId;
 use crate::tools::events::{Event, Reader, Stream, What};
 use crate::tools::finish::{Execution, Reply};
@@ -125,6 +125,7 @@ fn write(event: &Event, request: &RequestId, out: &mut Vec<u8>) {
             };
             (kind, data.to_string().into_bytes())
         }
+        What::Denied(denial) => ("denial", serde_json::to_vec(&DenialBody::of(denial)).unwrap_or_default()),
         What::Ping => ("ping", b"{}".to_vec()),
         What::End(result) => match &**result {
             // Written by whoever has it once for all.
