@@ -67,7 +67,7 @@ fn the_command_line_tells_of_refusals_where_a_command_failed() {
         String::from_utf8(command.output().unwrap().stderr).unwrap()
     };
     let failed = stderr("unshare --user true 2>/dev/null");
-    assert_eq!(failed, "sandkeep: denied unshare (1 times) by seccomp/standard.json: unshare\n");
+    assert_eq!(failed, "sandkeep: denied once: unshare (seccomp/standard.json: unshare)\n");
     assert_eq!(stderr("unshare --user true 2>/dev/null || true"), "");
 }
 

@@ -106,7 +106,11 @@ fn input() -> Result<String, CliError> {
 fn denials(reply: &Value) -> Vec<String> {
     let line = |denial: &Value| {
         let text = |key: &str| capped(denial[key].as_str().unwrap_or_default(), SHOWN_CHARS_MAX);
-        format!("sandkeep: denied {} ({} times) by {}", text("detail"), denial["count"], text("rule"))
+        let times = match denial["count"].as_u64() {
+            Some(1) => "once".to_owned(),
+            count => format!("{} times", count.unwrap_or_default()),
+        };
+        format!("sandkeep: denied {times}: {} ({})", text("detail"), text("rule"))
     };
     reply["denials"].as_array().into_iter().flatten().map(line).collect()
 }
@@ -136,7 +140,7 @@ mod tests {
     fn denials_are_told_one_a_line_and_escaped() {
         let denial = json!({ "layer": "seccomp", "rule": "r", "detail": "a\u{1b}b\nc", "count": 3 });
         let told = denials(&json!({ "denials": [denial] }));
-        assert_eq!(told, ["sandkeep: denied a\\u{1b}b\\nc (3 times) by r"]);
+        assert_eq!(told, ["sandkeep: denied 3 times: a\\u{1b}b\\nc (r)"]);
         assert!(denials(&json!({ "denials": null })).is_empty());
     }
 
