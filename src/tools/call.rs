@@ -26,7 +26,8 @@ impl Call {
 /// What a schema spends on a value beside its text, in bytes of text.
 pub(super) const VALUE_BYTES: usize = 32;
 
-fn weight(value: &Value) -> usize {
+/// About how many bytes of memory a value takes.
+pub(super) fn weight(value: &Value) -> usize {
     VALUE_BYTES
         + match value {
             Value::String(text) => text.len(),

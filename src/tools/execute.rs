@@ -21,6 +21,7 @@ use super::plan::{self, Plan};
 use super::principal::Principal;
 use super::registry::{Registered, Registry};
 use super::replies::{Enter, Replies};
+use super::rooms::{Bounds, Rooms};
 use super::run::random;
 use super::schema::Violation;
 use super::spool::{Line, Spool, Spools};
@@ -31,6 +32,10 @@ use crate::telemetry::metrics::{Metrics, Now};
 use crate::wire::client::{ClientError, Monitor};
 use crate::wire::{FactsWire, Reply as Answer, StatWire, Verb, WhyWire};
 
+/// Bytes of memory that calls without a sandbox hold, and how many of them one principal may have under way.
+const FRONT: Bounds = Bounds { each: 64, units_each: 192 << 20, units: 512 << 20 };
+/// Threads that look names up: a look-up can not be given up, and lasts as long as the resolver's patience.
+const LOOKUPS: Bounds = Bounds { each: 16, units_each: 16, units: 64 };
 const ENDED_POLL: Duration = Duration::from_millis(20);
 
 /// A tool was not registered, or not removed.
@@ -56,6 +61,9 @@ pub struct Service {
     pub(super) kept: Kept,
     pub(super) replies: Arc<Replies>,
     metrics: Metrics,
+    /// Memory of calls that need no sandbox, and threads that look names up for them.
+    pub(super) front: Arc<Rooms>,
+    pub(super) lookups: Arc<Rooms>,
     /// Where runs without a caller are kept.
     pub(super) spools: Option<Spools>,
 }
@@ -76,6 +84,8 @@ impl Service {
             kept: Kept::default(),
             replies: Arc::default(),
             metrics,
+            front: Rooms::new(FRONT),
+            lookups: Rooms::new(LOOKUPS),
             spools,
         }
     }

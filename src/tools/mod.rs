@@ -32,6 +32,7 @@ mod python;
 mod recover;
 mod registry;
 mod replies;
+mod rooms;
 mod run;
 mod schema;
 pub mod spool;

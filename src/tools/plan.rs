@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::cache::{Epoch, Key};
 use super::call::{Call, CallError, Context};
-use super::definition::{AnyTool, FrontDone, FrontTerms};
+use super::definition::{AnyTool, FrontTerms, Shaped};
 use super::level;
 use super::principal::Principal;
 use super::schema::Violation;
@@ -30,9 +30,11 @@ pub struct FrontWork {
     /// `Err`: nothing was done.
     pub(super) run: Box<dyn Fn(FrontTerms) -> BoxFuture + Send + Sync>,
     pub(super) timeout_ms: Option<u64>,
+    /// About how many bytes of memory it takes.
+    pub(super) holds: usize,
 }
 
-pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Result<FrontDone, CallError>> + Send>>;
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Result<Shaped, CallError>> + Send>>;
 
 /// What a tool wants run.
 #[derive(Debug, Clone)]
