@@ -17,6 +17,7 @@ pub mod definition;
 pub mod events;
 pub mod execute;
 mod fair;
+pub mod files;
 pub mod finish;
 mod hash;
 mod http;
@@ -37,7 +38,9 @@ mod run;
 mod schema;
 pub mod spool;
 mod stored;
+pub mod transfer;
 pub mod version;
+pub mod workspaces;
 
 pub use definition::{About, AnyTool, Deprecated, Hints, Shaped, Tool};
 pub use finish::{Execution, SandboxFacts, StreamFacts, ToolError};
