@@ -60,7 +60,7 @@ fn try_run(front: &mut Front, take: Take, code: &str) -> Option<Taken> {
     let (stderr, stdout) = (read_all(fds.pop().unwrap()), read_all(fds.pop().unwrap()));
     drop(fds);
     let mut rest = rest.into_iter();
-    Gate { line: rest.next().unwrap(), code: rest.next().unwrap() }.open(code).unwrap();
+    Gate { line: rest.next().unwrap(), code: rest.next().unwrap() }.open(code.as_bytes()).unwrap();
     let result = rest.next();
     let end = front.wait_exited(&id);
     front.wait_reaped(&id);
@@ -166,7 +166,7 @@ fn a_taken_sandbox_is_the_same_as_one_that_is_built_for_its_call() {
     for level in LEVELS {
         let taken = run(&mut front, level, "bash", WORLD);
         let id = random_id();
-        let invocation = runtimes::Runtime::Bash.invocation(WORLD).unwrap();
+        let invocation = runtimes::Runtime::Bash.invocation(WORLD.as_bytes()).unwrap();
         let plain = prepare().commands.into_iter().find(|c| c.runtime == "bash").unwrap();
         let exec = Exec { argv: invocation.argv, env: plain.env, cwd: plain.cwd, ..exec(&id, "") };
         let built = cold.run_with(create(&id, level), exec, sealed(b""), invocation.extra);

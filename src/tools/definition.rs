@@ -221,7 +221,7 @@ impl<T: Tool> AnyTool for Typed<T> {
     fn work(&self, parameters: Map<String, Value>) -> Result<Work, Vec<Violation>> {
         let input: T::Input = read(parameters)?;
         let found = self.tool.check(&input);
-        if found.is_empty() { Ok(Work::Command(self.tool.job(input))) } else { Err(found) }
+        if found.is_empty() { Ok(Work::Command(Box::new(self.tool.job(input)))) } else { Err(found) }
     }
 
     fn shape(&self, finished: Finished) -> Shaped {
