@@ -35,6 +35,7 @@ mod replies;
 mod rooms;
 mod run;
 mod schema;
+mod search;
 pub mod spool;
 mod stored;
 pub mod version;

@@ -253,6 +253,7 @@ pub(super) enum StoredError {
     Forbidden(String),
     LevelUnavailable { level: LevelWire, missing: Vec<String> },
     LevelUnsuitable { tool: String, level: LevelWire },
+    NotConfigured { what: String, hint: String },
     EngineUnavailable,
     SetupFailed { step: String, target: String, reason: String },
     AtCapacity { what: String },
@@ -278,6 +279,7 @@ impl From<&CallError> for StoredError {
             CallError::LevelUnsuitable { tool, level } => {
                 Self::LevelUnsuitable { tool: tool.clone(), level: (*level).into() }
             }
+            CallError::NotConfigured { what, hint } => Self::NotConfigured { what: what.clone(), hint: hint.clone() },
             CallError::EngineUnavailable(_) => Self::EngineUnavailable,
             CallError::SetupFailed { step, target, reason } => {
                 Self::SetupFailed { step: step.clone(), target: target.clone(), reason: reason.clone() }
@@ -310,6 +312,7 @@ impl From<StoredError> for CallError {
                 Self::LevelUnavailable { level: Level::from(level), missing }
             }
             StoredError::LevelUnsuitable { tool, level } => Self::LevelUnsuitable { tool, level: Level::from(level) },
+            StoredError::NotConfigured { what, hint } => Self::NotConfigured { what, hint },
             StoredError::EngineUnavailable => Self::EngineUnavailable(ClientError::Lost),
             StoredError::SetupFailed { step, target, reason } => Self::SetupFailed { step, target, reason },
             StoredError::AtCapacity { what } => Self::AtCapacity { what, retry_after: None },
