@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_is_not_set_up_is_told_with_the_setting() {
-        let search = |text| Config::parse(text, Path::new("t"), &Overrides::default()).unwrap().search;
+        let search = |text: &str| Config::parse(text, Path::new("t"), &Overrides::default()).unwrap().search;
         let refused = |text: &str, named: Option<&[EngineName]>| match chosen(&search(text), named) {
             Err(CallError::NotConfigured { what, hint }) => (what, hint),
             other => panic!("{other:?}"),
