@@ -92,10 +92,8 @@ impl Page {
     fn take(&mut self, token: Token) {
         match token {
             Token::StartTag(tag) => self.begin(&tag),
-            Token::EndTag(tag) => {
-                if self.reading.as_ref().is_some_and(|reading| reading.element == tag.name.0) {
-                    self.reading = None;
-                }
+            Token::EndTag(tag) if self.reading.as_ref().is_some_and(|reading| reading.element == tag.name.0) => {
+                self.reading = None;
             }
             Token::String(text) => {
                 let Some((reading, last)) = self.reading.as_ref().zip(self.found.last_mut()) else { return };
