@@ -8,6 +8,8 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use server::{Answer, Server};
 use support::*;
@@ -218,6 +220,33 @@ fn an_engine_is_reached_by_its_setting_and_leads_nowhere_else() {
     // Names that callers may ask for are callers' business.
     let named = searching(&server, "", "[egress]\nhosts = [\"*.example.com\"]\n");
     assert_eq!(errors(&named.search(json!({ "query": "a", "engines": ["google"] }), json!({}))), [("google", "", "")]);
+}
+
+#[test]
+fn keys_come_as_credentials_and_stay_when_the_settings_are_read_again() {
+    let server = Server::answering(|head, _| as_engines_do(head));
+    let credentials = tempfile::tempdir().unwrap();
+    std::fs::write(credentials.path().join("search-brave"), format!("{KEY}\n")).unwrap();
+    let brave = format!("[pool]\nenabled = false\n[search.brave]\nurl = {:?}\n", server.url("/brave"));
+    let directory = credentials.path().display().to_string();
+    let daemon = Daemon::start_with(&brave, &[("CREDENTIALS_DIRECTORY", &directory)]);
+    let ready = || daemon.request("GET", "/api/v1/capabilities", None).body["search_engines"].clone();
+    assert_eq!(ready(), json!(["brave"]));
+    // Another engine, and one whose key nobody has read.
+    let more = format!("{brave}[search.duckduckgo]\nurl = {:?}\n[search.tavily]\n", server.url("/duckduckgo"));
+    std::fs::write(daemon.dir.path().join("sandkeep.toml"), format!("{more}[search]\nengines = ['tavily', 'brave']\n"))
+        .unwrap();
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGHUP).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ready() != json!(["brave", "duckduckgo"]) {
+        assert!(Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(daemon.log().contains("search.tavily"), "{}", daemon.log());
+    let told = daemon.execute(json!({ "tool_name": "web_search", "parameters": { "query": "a" } })).body;
+    assert_eq!(errors(&told), [("tavily", "not_configured", ""), ("brave", "", "")], "{told}");
+    assert!(server.requests()[0].contains(&format!("x-subscription-token: {KEY}\r\n")));
+    assert!(!daemon.log().contains(KEY));
 }
 
 #[test]

@@ -18,7 +18,7 @@ const TIMEOUT_MS: u64 = 8_000;
 /// The time of a call at its usual level: an engine that may take longer would take the others' answers along.
 const TIMEOUT_MS_MAX: u64 = 30_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineName {
     Searxng,

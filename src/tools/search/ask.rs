@@ -83,11 +83,11 @@ async fn answered(
     read.unwrap_or_else(|| Err("its reply was not read".into())).map_err(|why| EngineError::new("bad_response", why))
 }
 
-/// A failure's own message may hold names and addresses of the operator's network; what a redirect of the engine's said is the
-/// engine's.
+/// A failure's own message may hold names and addresses of the operator's network.
 fn told(failure: &Failure, redirected: bool) -> EngineError {
     let message = match failure.code() {
-        "egress_denied" if redirected || failure.rule() == Some("egress/requests") => failure.message(),
+        "egress_denied" if failure.rule() == Some("egress/requests") => failure.message(),
+        "egress_denied" if redirected => "it redirects to a place that may not be reached",
         "egress_denied" => "its place may not be reached",
         "resolve_failed" => "its name was not found",
         "connect_failed" => "it can not be connected to",

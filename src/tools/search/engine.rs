@@ -71,6 +71,12 @@ pub(super) struct Found {
     pub snippet: String,
 }
 
+impl Found {
+    pub(super) fn bytes(&self) -> usize {
+        self.title.len() + self.url.len() + self.snippet.len()
+    }
+}
+
 impl Request {
     pub(super) fn get(base: &str, pairs: &[(&str, &str)]) -> Self {
         let mut headers = HeaderMap::new();

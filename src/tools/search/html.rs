@@ -88,6 +88,9 @@ const ELEMENTS: [&str; 76] = [
     "wbr",
 ];
 
+/// Of text and tags, for each character that is kept: more is not looked at.
+const LOOKED_AT: usize = 20;
+
 /// The parts of `html`, as a browser's tokenizer has them.
 pub(super) fn tokens(html: &str) -> impl Iterator<Item = Token> + '_ {
     let mut emitter = DefaultEmitter::default();
@@ -108,9 +111,10 @@ pub(super) fn has_class(tag: &StartTag<()>, class: &str) -> bool {
 /// What a reader of `text` would see, in one line of at most `most` characters.
 pub(super) fn plain(text: &str, most: usize) -> String {
     let is = |names: &[&str], name: &[u8]| names.iter().any(|one| one.as_bytes() == name);
+    let end = text.char_indices().nth(most * LOOKED_AT).map_or(text.len(), |(at, _)| at);
     let mut seen = String::new();
     let mut hidden: Option<Vec<u8>> = None;
-    for token in tokens(&text_kept(text)) {
+    for token in tokens(&text_kept(&text[..end])) {
         match token {
             Token::StartTag(tag) => {
                 if hidden.is_none() && is(&HIDDEN, &tag.name.0) {

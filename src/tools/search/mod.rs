@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use self::ask::{CONNECTION_BYTES, EngineError, REPLY_BYTES_MAX};
-use self::engine::{Query, SafeSearch};
+use self::engine::{Found, Query, SafeSearch};
 use self::language::Language;
 use self::merge::Hit;
+use super::aside::aside;
 use super::call::CallError;
 use super::definition::{About, FrontTerms, FrontTool, Hints, Shaped};
 use super::finish::ToolError;
@@ -51,7 +52,7 @@ pub(super) struct Input {
         extend("minItems" = 1, "maxItems" = EngineName::ALL.len(), "uniqueItems" = true)
     )]
     engines: Option<Vec<EngineName>>,
-    /// Most results, of all engines together; 10 unless given.
+    /// Most results, of all engines together; 10 unless given. One alone has fewer: google 10, brave and tavily 20.
     #[serde(default)]
     #[schemars(range(min = 1, max = LIMIT_MAX))]
     limit: Option<usize>,
@@ -144,7 +145,9 @@ impl FrontTool for WebSearch {
             output.engines.push(Answered { name: name.name(), ok: error.is_none(), error });
         }
         output.success = !lists.is_empty();
-        output.results = merge::merge(lists, limit);
+        let bytes = lists.iter().flat_map(|(_, list)| list).map(Found::bytes).sum();
+        let merged = aside(bytes, move || merge::merge(lists, limit)).await;
+        output.results = merged.ok_or_else(|| CallError::Internal("the results were not merged".into()))?;
         let error = (!output.success)
             .then(|| ToolError::new("search_failed", format!("no engine answered: {}", failed.join(", "))));
         Ok(Shaped { result: output, error })
