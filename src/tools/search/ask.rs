@@ -25,7 +25,7 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub(super) struct EngineError {
     /// timed_out, egress_denied, resolve_failed, connect_failed, tls_failed, http_error, rate_limited, bad_response,
-    /// bad_redirect, too_many_redirects, unsupported or not_configured.
+    /// bad_url, bad_redirect, too_many_redirects, unsupported or not_configured.
     #[schemars(extend("pattern" = "^[a-z_]+$"))]
     pub code: &'static str,
     message: String,
@@ -92,6 +92,7 @@ fn told(failure: &Failure, redirected: bool) -> EngineError {
         "resolve_failed" => "its name was not found",
         "connect_failed" => "it can not be connected to",
         "tls_failed" => "no secure connection to it came about",
+        "bad_url" => "its URL can not be asked for",
         "bad_redirect" => "it redirects to what can not be asked",
         "too_many_redirects" => "it redirects without end",
         _ => "its reply is not HTTP that can be read",

@@ -185,5 +185,9 @@ mod tests {
         assert!(Duckduckgo.read(human.as_bytes()).unwrap_err().contains("person"));
         assert!(Duckduckgo.read(b"<html><body>Hello").unwrap_err().contains("changed"));
         assert!(Duckduckgo.read(&[0xff, b'<', b'a']).is_err());
+        // Wherever it is cut off.
+        for end in 0..PAGE.len() {
+            assert!(Duckduckgo.read(&PAGE.as_bytes()[..end]).map_or(0, |found| found.len()) <= 2, "{end}");
+        }
     }
 }

@@ -36,7 +36,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// `None`: not http or https, or written to be read as another place than it is.
+    /// `None`: not http or https, or written to be read as another place than it is. Names of hosts are ASCII: others look like
+    /// those, and engines send Punycode.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         if text.len() > BYTES_MAX || text.chars().any(char::is_control) {
@@ -158,6 +159,7 @@ mod tests {
             "https://google.com@evil.example/",
             "https://evil.example\\@google.com/",
             "https://exam\u{202e}ple.org/",
+            "https://b\u{fc}cher.example/",
             "https://a\nb/",
             &format!("https://a/{}", "x".repeat(3000)),
             &format!("https://a/{}", "ü".repeat(1000)),
