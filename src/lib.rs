@@ -11,6 +11,7 @@ pub mod backend;
 pub mod config;
 pub mod engine;
 pub mod host;
+pub mod inside;
 pub mod launch;
 pub mod policy;
 pub mod runtimes;

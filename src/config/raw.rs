@@ -27,6 +27,7 @@ pub(super) struct Raw {
     ceilings: RawCeilings,
     capacity: RawCapacity,
     pool: RawPool,
+    workspaces: RawWorkspaces,
     leases: RawLeases,
     users: RawUsers,
     runtimes: RawRuntimes,
@@ -132,6 +133,21 @@ struct RawPool {
 impl Default for RawPool {
     fn default() -> Self {
         Self { enabled: true, waiting_max: 64, memory_mb: 512 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawWorkspaces {
+    size_mb: u64,
+    files: u64,
+    each_principal: u32,
+    total_mb: u64,
+}
+
+impl Default for RawWorkspaces {
+    fn default() -> Self {
+        Self { size_mb: 256, files: 65_536, each_principal: 16, total_mb: 16_384 }
     }
 }
 
@@ -273,6 +289,7 @@ impl Raw {
             ceilings: self.ceilings.validate()?,
             capacity: self.capacity.validate()?,
             pool: self.pool.validate()?,
+            workspaces: self.workspaces.validate()?,
             host: Host {
                 lease_first_uid: self.leases.first_uid()?,
                 lease_count: within("leases.count", self.leases.count.into(), 64, 1 << 24)? as u32,
@@ -357,6 +374,18 @@ impl RawPool {
             enabled: self.enabled,
             waiting_max: within("pool.waiting_max", self.waiting_max.into(), 1, 1 << 14)? as u32,
             memory_bytes: within("pool.memory_mb", self.memory_mb, 16, 1 << 22)? * MIB,
+        })
+    }
+}
+
+impl RawWorkspaces {
+    fn validate(self) -> Result<Workspaces, ConfigError> {
+        let size_mb = within("workspaces.size_mb", self.size_mb, 8, 1 << 20)?;
+        Ok(Workspaces {
+            bytes: size_mb * MIB,
+            files: within("workspaces.files", self.files, 64, 1 << 24)?,
+            each_principal: within("workspaces.each_principal", self.each_principal.into(), 1, 256)? as u32,
+            total_bytes: within("workspaces.total_mb", self.total_mb, size_mb, 1 << 24)? * MIB,
         })
     }
 }

@@ -107,7 +107,7 @@ mod tests {
 
     /// Runs `source` natively, with a small shell in front that puts the descriptors where a sandbox would.
     fn run(source: &str) -> Ran {
-        let mut invocation = super::super::Runtime::Python.invocation(source).unwrap();
+        let mut invocation = super::super::Runtime::Python.invocation(source.as_bytes()).unwrap();
         let at = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("bash")
             .args([
@@ -318,7 +318,7 @@ w = {"inner": {3}}
 
     #[test]
     fn the_command_fits() {
-        let mut invocation = super::super::Runtime::Python.invocation("x").unwrap();
+        let mut invocation = super::super::Runtime::Python.invocation(b"x").unwrap();
         let command = crate::spec::Command::new(invocation.argv.clone(), vec![], "/".into(), invocation.extra.len());
         command.unwrap();
         File::from(invocation.extra.remove(2)).write_all(b"x").unwrap();

@@ -14,12 +14,13 @@ use super::definition::{FrontTerms, Shaped};
 use super::execute::Service;
 use super::finish::{Execution, Finished, StreamFacts, ToolError};
 use super::live::Listed;
-use super::plan::{FrontWork, Plan, Work};
+use super::plan::{FrontWork, Job, Plan, Work};
 use super::recover::Taken;
 use super::registry::Registered;
 use super::rooms::Full;
 use super::run::{Attempt, Ran, cancelled, ended, random};
 use super::spool::Line;
+use crate::runtimes::Runtime;
 use crate::spec::{LimitHit, LimitKind, Outcome, Usage, capped};
 use crate::wire::client::ClientError;
 
@@ -49,12 +50,13 @@ impl Service {
                 return self.answer(listed, (plan, work, lost), context, tool, arrived, deadline).await;
             }
         };
+        let written = plan.workspace.as_ref().filter(|used| !used.read_only);
+        let _writing = written.map(|used| self.changes.writing(&used.volume));
         let mut attempt = Attempt {
             monitor: &self.monitor,
             admission: &self.admission,
             plan,
             job,
-            workspace: context.workspace.as_ref(),
             deadline,
             entry: &listed.entry,
             number,
@@ -99,7 +101,7 @@ impl Service {
             attempt.number += 1;
         };
         let attempts = attempt.number;
-        self.finish(listed, tool, context, ran, attempts, arrived).await
+        self.finish(listed, tool, context, ran, (attempts, job), arrived).await
     }
 
     /// A call that needs no sandbox. `lost`: an earlier front was at it when it ended.
@@ -177,7 +179,7 @@ impl Service {
         tool: Registered,
         context: Context,
         ran: Ran,
-        attempts: u32,
+        (attempts, job): (u32, &Job),
         arrived: Instant,
     ) -> Result<Execution, CallError> {
         let Ran { sandbox, end, stdout, stderr, result } = ran;
@@ -189,10 +191,17 @@ impl Service {
         let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
         let shape = {
             let (tool, outcome) = (Arc::clone(&tool), outcome.clone());
+            let (own_code, note) = (job.runtime == Runtime::Files, job.note.clone());
             move || {
-                let (stdout, stdout_facts) = stdout.into_text();
+                let (stdout, raw, stdout_facts) = if own_code {
+                    let (bytes, facts) = stdout.into_bytes();
+                    (String::new(), Some(bytes), facts)
+                } else {
+                    let (text, facts) = stdout.into_text();
+                    (text, None, facts)
+                };
                 let (stderr, stderr_facts) = stderr.into_text();
-                let finished = Finished { outcome, refused, stdout, stderr, result };
+                let finished = Finished { outcome, refused, stdout, raw, stderr, note, result };
                 (tool.shape(finished), stdout_facts, stderr_facts)
             }
         };

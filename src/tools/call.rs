@@ -61,6 +61,22 @@ pub struct Once {
     pub fingerprint: [u8; 32],
 }
 
+/// What a tool needs and a level has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Needs {
+    Network,
+    WritableWorkspace,
+}
+
+impl Needs {
+    fn text(self) -> &'static str {
+        match self {
+            Needs::Network => "a network",
+            Needs::WritableWorkspace => "a workspace that can be written",
+        }
+    }
+}
+
 /// Nothing ran, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -76,8 +92,8 @@ pub enum CallError {
     Forbidden(String),
     #[error("level {level} is not available on this host: {}", .missing.join("; "))]
     LevelUnavailable { level: Level, missing: Vec<String> },
-    #[error("{tool} needs a network, and level {level} has none")]
-    LevelUnsuitable { tool: String, level: Level },
+    #[error("{tool} needs {}, and level {level} has none", .needs.text())]
+    LevelUnsuitable { tool: String, level: Level, needs: Needs },
     /// The operator has not set up what the call needs; `hint` names the setting.
     #[error("{what}")]
     NotConfigured { what: String, hint: String },
@@ -97,6 +113,12 @@ pub enum CallError {
     MissingToolchain { program: String, reason: String },
     #[error("there is no workspace of this name")]
     UnknownWorkspace,
+    #[error("the workspace is in use, or is being removed")]
+    WorkspaceBusy,
+    #[error("{most} workspaces are the most that a principal may have: remove one first")]
+    TooManyWorkspaces { most: u32 },
+    #[error("a workspace may hold between {} and {most} bytes here", 1 << 20)]
+    WorkspaceTooLarge { most: u64 },
     #[error("{0}")]
     Conflict(&'static str),
     /// The caller left, or the execution was ended through the API, before anything ran.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::aside::{aside, off_thread};
-use super::cache::{Cache, Epoch};
+use super::cache::{Cache, Epoch, Key};
 use super::call::{Call, CallError, Context, Once, VALUE_BYTES};
 use super::conclusion::{REPLY_OVERHEAD_BYTES, end_on_disk, promised_bytes};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
@@ -26,6 +26,7 @@ use super::run::random;
 use super::schema::Violation;
 use super::spool::{Line, Spool, Spools};
 use super::stored::StoredCall;
+use super::workspaces::Changes;
 use crate::config::Config;
 use crate::spec::{ExecutionId, capped};
 use crate::telemetry::metrics::{Metrics, Now};
@@ -64,6 +65,7 @@ pub struct Service {
     /// Memory of calls that need no sandbox, and threads that look names up for them.
     pub(super) front: Arc<Rooms>,
     pub(super) lookups: Arc<Rooms>,
+    pub(super) changes: Arc<Changes>,
     /// Where runs without a caller are kept.
     pub(super) spools: Option<Spools>,
 }
@@ -86,6 +88,7 @@ impl Service {
             metrics,
             front: Rooms::new(FRONT),
             lookups: Rooms::new(LOOKUPS),
+            changes: Arc::default(),
             spools,
         }
     }
@@ -297,7 +300,8 @@ impl Service {
             Some(id) => id,
             None => ExecutionId::from_random(random()?),
         };
-        if let Some(found) = plan.cached.and_then(|key| self.cache.get(&key)) {
+        let cached = plan.cached.and_then(|key| self.key_now(key, &plan));
+        if let Some(found) = cached.and_then(|key| self.cache.get(&key)) {
             let reply = Arc::new(again(&found, id, context, arrived));
             if let Some(reserved) = reserved {
                 reserved.keep(Arc::clone(&reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
@@ -340,7 +344,10 @@ impl Service {
         tokio::spawn(async move {
             let result = service.run(&listed, &plan, context, tool, arrived, (1, None)).await.map(Arc::new);
             if let Ok(execution) = &result
-                && let Some(key) = plan.cached.filter(|_| execution.success())
+                && execution.success()
+                && let Some(key) = cached
+                // Nobody has written what it read.
+                && plan.cached.and_then(|key| service.key_now(key, &plan)) == Some(key)
             {
                 service.cache.keep(key, execution);
             }
@@ -354,6 +361,14 @@ impl Service {
             drop(share);
         });
         Ok(Begun::Running { entry, reply })
+    }
+
+    /// `key` as long as the workspace of `plan` is as it is now; none while somebody may be writing it.
+    fn key_now(&self, key: Key, plan: &Plan) -> Option<Key> {
+        match &plan.workspace {
+            None => Some(key),
+            Some(used) => self.changes.state(&used.volume).map(|state| key.in_state(state)),
+        }
     }
 
     /// Executions under way that `principal` may see, oldest first; with `ended`, those that can still be asked about, too.

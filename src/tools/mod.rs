@@ -17,6 +17,7 @@ pub mod definition;
 pub mod events;
 pub mod execute;
 mod fair;
+pub mod files;
 pub mod finish;
 mod hash;
 mod http;
@@ -38,7 +39,9 @@ mod schema;
 mod search;
 pub mod spool;
 mod stored;
+pub mod transfer;
 pub mod version;
+pub mod workspaces;
 
 pub use definition::{About, AnyTool, Deprecated, Hints, Shaped, Tool};
 pub use finish::{Execution, SandboxFacts, StreamFacts, ToolError};

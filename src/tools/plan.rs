@@ -5,15 +5,16 @@ use std::pin::Pin;
 use serde_json::Value;
 
 use super::cache::{Epoch, Key};
-use super::call::{Call, CallError, Context};
+use super::call::{Call, CallError, Context, Needs};
 use super::definition::{AnyTool, FrontTerms, Shaped};
 use super::level;
 use super::principal::Principal;
 use super::schema::Violation;
+use super::workspaces;
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
 use crate::runtimes::{Runtime, WORKSPACE, environment};
-use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits};
+use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits, VolumeUse};
 
 pub(super) const CODE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) const STDIN_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -36,15 +37,27 @@ pub struct FrontWork {
 
 pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Result<Shaped, CallError>> + Send>>;
 
+/// What a command needs of a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkspaceNeed {
+    /// The one that the call names, if it names one; else a directory of its own, which goes with it.
+    IfNamed,
+    /// The one that the call names, or the principal's own.
+    Always { read_only: bool },
+}
+
 /// What a tool wants run.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub runtime: Runtime,
-    pub code: String,
+    pub code: Vec<u8>,
     /// The caller's own variables.
     pub env: Vec<(String, String)>,
     pub cwd: String,
-    pub stdin: String,
+    pub stdin: Vec<u8>,
+    pub workspace: WorkspaceNeed,
+    /// What the tool will want to know of the call when it shapes the result.
+    pub note: Value,
     /// Of one attempt: `parameters.timeout`, or the tool's own.
     pub timeout_ms: Option<u64>,
     /// The most that a call of this tool may have, and what it has where the caller does not say.
@@ -62,6 +75,8 @@ pub(super) struct Plan {
     /// As asked for; the engine resolves it again.
     pub request: LimitRequest,
     pub limits: Limits,
+    /// In place of the directory that a command has of its own.
+    pub workspace: Option<VolumeUse>,
     /// Under which a result of the same call may be found; none where it was not asked for or the tool is not idempotent.
     pub cached: Option<Key>,
 }
@@ -77,8 +92,10 @@ pub(super) fn plan(
     let Call { parameters, context, .. } = call;
     let parameters = tool.schema().accept(parameters).map_err(CallError::Parameters)?;
     let level = level::effective(&context, principal, tool.about().level, config.levels)?;
-    if tool.about().needs_network && matches!(level, Level::Strict | Level::Maximum) {
-        return Err(CallError::LevelUnsuitable { tool: tool.about().name.clone(), level });
+    let unsuitable = |needs| CallError::LevelUnsuitable { tool: tool.about().name.clone(), level, needs };
+    let strict = matches!(level, Level::Strict | Level::Maximum);
+    if tool.about().needs_network && strict {
+        return Err(unsuitable(Needs::Network));
     }
     let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
     let work = tool.work(parameters).map_err(CallError::Parameters)?;
@@ -114,15 +131,20 @@ pub(super) fn plan(
     let limits =
         resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
 
+    let mut workspace = None;
     let (mut env, mut is_plain) = (Vec::new(), true);
     if let Work::Command(job) = &work {
         env = environment(&config.host.runtime_directories, &job.env);
         check_command(job, &env)?;
         is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
+        if strict && job.workspace == (WorkspaceNeed::Always { read_only: false }) {
+            return Err(unsuitable(Needs::WritableWorkspace));
+        }
+        workspace = workspaces::wanted(job.workspace, level, &principal.name, context.workspace.as_ref())?;
     }
     let cached = asked
         .map(|parameters| Key::of(epoch, tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
-    Ok((Plan { work, env, is_plain, level, request, limits, cached }, context))
+    Ok((Plan { work, env, is_plain, level, request, limits, workspace, cached }, context))
 }
 
 /// The engine would refuse the whole message; the caller is told which parameter it is.
