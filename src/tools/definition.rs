@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::aside::aside;
 use super::call::CallError;
@@ -136,6 +137,8 @@ pub struct FrontTerms {
     pub network_requests_max: Option<u32>,
     /// Those that were made: told also where the tool does not come to its end.
     pub network_requests: Arc<AtomicU64>,
+    /// When the call's time is over.
+    pub deadline: Instant,
     /// For the threads that look names up.
     pub(super) lookups: Arc<Rooms>,
 }

@@ -253,6 +253,7 @@ pub(super) enum StoredError {
     Forbidden(String),
     LevelUnavailable { level: LevelWire, missing: Vec<String> },
     LevelUnsuitable { tool: String, level: LevelWire, needs: Needs },
+    NotConfigured { what: String, hint: String },
     EngineUnavailable,
     SetupFailed { step: String, target: String, reason: String },
     AtCapacity { what: String },
@@ -281,6 +282,7 @@ impl From<&CallError> for StoredError {
             CallError::LevelUnsuitable { tool, level, needs } => {
                 Self::LevelUnsuitable { tool: tool.clone(), level: (*level).into(), needs: *needs }
             }
+            CallError::NotConfigured { what, hint } => Self::NotConfigured { what: what.clone(), hint: hint.clone() },
             CallError::EngineUnavailable(_) => Self::EngineUnavailable,
             CallError::SetupFailed { step, target, reason } => {
                 Self::SetupFailed { step: step.clone(), target: target.clone(), reason: reason.clone() }
@@ -318,6 +320,7 @@ impl From<StoredError> for CallError {
             StoredError::LevelUnsuitable { tool, level, needs } => {
                 Self::LevelUnsuitable { tool, level: Level::from(level), needs }
             }
+            StoredError::NotConfigured { what, hint } => Self::NotConfigured { what, hint },
             StoredError::EngineUnavailable => Self::EngineUnavailable(ClientError::Lost),
             StoredError::SetupFailed { step, target, reason } => Self::SetupFailed { step, target, reason },
             StoredError::AtCapacity { what } => Self::AtCapacity { what, retry_after: None },

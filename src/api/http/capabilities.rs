@@ -13,7 +13,7 @@ use super::layer::Caller;
 use super::problem::Problem;
 use super::router;
 use crate::api::findings::{self, CheckBody, HostBody};
-use crate::config::{Ceilings, Config, Role};
+use crate::config::{Ceilings, Config, EngineName, Role};
 use crate::policy::table::table;
 use crate::spec::{Level, LimitField};
 use crate::tools::principal::Principal;
@@ -32,6 +32,8 @@ pub(super) struct Body {
     runtimes: Vec<RuntimeBody>,
     /// The names of the tools.
     tools: Vec<String>,
+    /// The names of the engines that `web_search` can ask.
+    search_engines: Vec<&'static str>,
     /// Everything that was tried on this host, as `sandkeep doctor` tells it.
     checks: Vec<CheckBody>,
 }
@@ -101,6 +103,7 @@ pub(super) async fn capabilities(
         levels: Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect(),
         runtimes: facts.runtimes.iter().map(runtime).collect(),
         tools: table.newest().map(|tool| tool.about().name.clone()).collect(),
+        search_engines: config.search.ready().into_iter().map(EngineName::name).collect(),
         checks: findings::checks(&facts),
     };
     // Strings, booleans and numbers only: this can not fail.

@@ -1,5 +1,6 @@
 //! Errors as the contract tells them (RFC 9457), and the one place where they become HTTP.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     errors: Vec<Violation>,
-    hint: Option<&'static str>,
+    hint: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
 }
 
@@ -141,7 +142,7 @@ impl Problem {
             code: self.code,
             detail: &self.detail,
             request_id: request.as_str(),
-            hint: self.hint,
+            hint: self.hint.as_deref(),
             errors: self.errors.iter().map(|v| Fault { pointer: &v.pointer, message: &v.message }).collect(),
         };
         // Strings and numbers only: this can not fail.
@@ -191,7 +192,7 @@ impl From<&CallError> for Problem {
         let status = match error {
             E::Request(_) | E::WorkspaceTooLarge { .. } => StatusCode::BAD_REQUEST,
             E::UnknownTool(_) | E::UnknownWorkspace => StatusCode::NOT_FOUND,
-            E::Parameters(_) | E::MissingToolchain { .. } | E::LevelUnsuitable { .. } => {
+            E::Parameters(_) | E::MissingToolchain { .. } | E::LevelUnsuitable { .. } | E::NotConfigured { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             E::Forbidden(_) => StatusCode::FORBIDDEN,
@@ -220,10 +221,15 @@ impl From<&CallError> for Problem {
             }
             E::LevelUnavailable { .. } => {
                 let mut problem = Self::new(status, "level_unavailable", detail);
-                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");
+                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it".into());
                 problem
             }
             E::LevelUnsuitable { .. } => Self::new(status, "level_unsuitable", detail),
+            E::NotConfigured { hint, .. } => {
+                let mut problem = Self::new(status, "not_configured", detail);
+                problem.hint = Some(hint.clone().into());
+                problem
+            }
             E::EngineUnavailable(source) => engine_unavailable(source),
             E::SetupFailed { .. } => Self::new(status, "setup_failed", detail).retry_after(Some(SOON)),
             E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(*retry_after),
@@ -298,7 +304,7 @@ impl From<Denied> for Problem {
         match denied {
             Denied::Unauthenticated(hint) => {
                 let mut problem = Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "no usable credential");
-                problem.hint = Some(hint);
+                problem.hint = Some(hint.into());
                 problem
             }
             Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, "forbidden", why),
