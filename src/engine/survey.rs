@@ -31,8 +31,6 @@ pub(super) fn checks(
         leases,
         capabilities_missing: capabilities_missing(),
         empty,
-        // Nobody may have made it yet; what it will be made in lies on the same filesystem.
-        state: config.state_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/")),
         sandboxes: config.capacity.sandboxes,
         processes: config.capacity.pids,
         memory_bytes: tree_limits(config)?.memory_bytes,

@@ -24,8 +24,6 @@ pub struct Surroundings<'a> {
     pub capabilities_missing: Vec<String>,
     /// An empty directory: an overlay without an upper one needs two lower ones.
     pub empty: &'a Path,
-    /// A directory whose filesystem will hold workspaces.
-    pub state: &'a Path,
     /// Sandboxes and processes of theirs at once, and the memory promised to them.
     pub sandboxes: u32,
     pub processes: u32,
@@ -42,7 +40,7 @@ fn text(string: &str) -> String {
 /// Tries everything out. The caller is root, single-threaded, and in a mount namespace that it may mount in.
 pub fn checks(around: Surroundings<'_>) -> HostChecks {
     let release = room::release();
-    let (namespaces, idmap) = namespaces::checks(around.leases.first, around.state);
+    let (namespaces, idmap) = namespaces::checks(around.leases.first);
     HostChecks {
         kernel: kernel(&release),
         release,

@@ -214,7 +214,8 @@ pub struct LandlockChecks {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdmapPlace {
-    State,
+    /// A filesystem in a file, as workspaces are.
+    Image,
     Usr,
     Tmpfs,
 }
@@ -361,7 +362,7 @@ impl HostChecks {
             seccomp: self.seccomp.load.works(),
             landlock_abi,
             overlay: self.overlay.works(),
-            idmapped_mounts: self.idmap.iter().any(|c| c.place == IdmapPlace::State && c.idmap.works()),
+            idmapped_mounts: self.idmap.iter().any(|c| c.place == IdmapPlace::Image && c.idmap.works()),
             memfd_noexec: self.memfd.refused.works(),
         }
     }
@@ -412,7 +413,7 @@ impl HostChecks {
             },
             overlay: Attempt::Works,
             idmap: vec![
-                idmap(IdmapPlace::State, "ext4"),
+                idmap(IdmapPlace::Image, "ext4 in a file"),
                 idmap(IdmapPlace::Usr, "ext4"),
                 idmap(IdmapPlace::Tmpfs, "tmpfs"),
             ],

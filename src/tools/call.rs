@@ -62,8 +62,9 @@ pub struct Once {
 }
 
 /// What a tool needs and a level has not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Needs {
+    #[default]
     Network,
     WritableWorkspace,
 }

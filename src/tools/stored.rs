@@ -251,19 +251,47 @@ pub(super) enum StoredError {
     Parameters(Vec<(String, String)>),
     UnknownTool(String),
     Forbidden(String),
-    LevelUnavailable { level: LevelWire, missing: Vec<String> },
-    LevelUnsuitable { tool: String, level: LevelWire, needs: Needs },
-    NotConfigured { what: String, hint: String },
+    LevelUnavailable {
+        level: LevelWire,
+        missing: Vec<String>,
+    },
+    LevelUnsuitable {
+        tool: String,
+        level: LevelWire,
+        /// Earlier versions knew but one.
+        #[serde(default)]
+        needs: Needs,
+    },
+    NotConfigured {
+        what: String,
+        hint: String,
+    },
     EngineUnavailable,
-    SetupFailed { step: String, target: String, reason: String },
-    AtCapacity { what: String },
-    RateLimited { what: String, retry_after_ms: u64 },
+    SetupFailed {
+        step: String,
+        target: String,
+        reason: String,
+    },
+    AtCapacity {
+        what: String,
+    },
+    RateLimited {
+        what: String,
+        retry_after_ms: u64,
+    },
     Draining,
-    MissingToolchain { program: String, reason: String },
+    MissingToolchain {
+        program: String,
+        reason: String,
+    },
     UnknownWorkspace,
     WorkspaceBusy,
-    TooManyWorkspaces { most: u32 },
-    WorkspaceTooLarge { most: u64 },
+    TooManyWorkspaces {
+        most: u32,
+    },
+    WorkspaceTooLarge {
+        most: u64,
+    },
     Ended,
     Internal(String),
 }

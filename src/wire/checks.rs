@@ -71,7 +71,7 @@ pub enum LandlockAbiWire {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IdmapPlaceWire {
-    State,
+    Image,
     Usr,
     Tmpfs,
 }
@@ -172,7 +172,7 @@ same!(
 );
 same!(SeccompActionWire, SeccompAction: KillProcess, Errno, UserNotify, Log);
 same!(LandlockAbiWire, LandlockAbi: Has(abi), NotBuilt, SwitchedOff, Refused { errno });
-same!(IdmapPlaceWire, IdmapPlace: State, Usr, Tmpfs);
+same!(IdmapPlaceWire, IdmapPlace: Image, Usr, Tmpfs);
 same!(LeaseStateWire, LeaseState: Held, Free, Taken, AllTaken, Overlaps { with }, Failed { errno });
 
 impl From<HostChecks> for ChecksWire {

@@ -256,29 +256,40 @@ impl Judge<'_> {
     }
 
     fn idmapped_mounts(&self) -> Vec<Finding> {
-        let of = |place: IdmapPlace, id: &str, title: &str, needed_by: &str, fix: &str| {
+        let of = |place: IdmapPlace, id: &str, title: &str, failed: Status, needed_by: &str, fix: &str| {
             let check = self.checks.idmap.iter().find(|check| check.place == place)?;
             let name = if check.filesystem.is_empty() { "unknown filesystem" } else { check.filesystem.as_str() };
             let (status, found) = match check.idmap {
                 Attempt::Works => (Status::Ok, format!("{name}: works")),
-                Attempt::Failed { errno: libc::EINVAL } => {
-                    (Status::Info, format!("{name}: this filesystem has none on this kernel (EINVAL)"))
-                }
-                refused => (Status::Info, format!("{name}: {refused}")),
+                refused => (failed, format!("{name}: {refused}")),
             };
             Some(Finding::new(id, title, status, found, needed_by).mended_by(fix))
         };
-        let named = "named workspaces, which this version does not have yet; no level";
         [
             of(
-                IdmapPlace::State,
-                "idmap_state",
-                "Idmapped mounts of the state directory",
-                named,
-                "keep state_dir on ext4, xfs or btrfs",
+                IdmapPlace::Image,
+                "workspaces",
+                "A filesystem in a file, mounted with an id map",
+                Status::Warning,
+                "workspaces, the tools for files, and languages that are compiled; no level",
+                "apt-get install e2fsprogs; modprobe loop; the engine must reach /dev/loop-control and /dev/loop*",
             ),
-            of(IdmapPlace::Usr, "idmap_usr", "Idmapped mounts of /usr", "nothing in this version", "a newer kernel"),
-            of(IdmapPlace::Tmpfs, "idmap_tmpfs", "Idmapped mounts of tmpfs", "nothing in this version", "kernel 6.3"),
+            of(
+                IdmapPlace::Usr,
+                "idmap_usr",
+                "Idmapped mounts of /usr",
+                Status::Info,
+                "nothing in this version",
+                "a newer kernel",
+            ),
+            of(
+                IdmapPlace::Tmpfs,
+                "idmap_tmpfs",
+                "Idmapped mounts of tmpfs",
+                Status::Info,
+                "volumes of one call in memory; without it they are files on the disk, which takes longer",
+                "kernel 6.3",
+            ),
         ]
         .into_iter()
         .flatten()

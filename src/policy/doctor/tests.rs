@@ -34,7 +34,7 @@ const HARMLESS: &[Flip] = &[
     ("userns_policy", |c| c.namespaces.user_max = Some(3)),
     ("delegation", |c| c.cgroup.delegated = false),
     ("seccomp_actions", |c| c.seccomp.missing.push(SeccompAction::Log)),
-    ("idmap_state", |c| c.idmap[0].idmap = FAILED),
+    ("workspaces", |c| c.idmap[0].idmap = FAILED),
     ("idmap_usr", |c| c.idmap[1].idmap = FAILED),
     ("idmap_tmpfs", |c| c.idmap[2].idmap = FAILED),
     ("memfd_noexec", |c| c.memfd.refused = FAILED),
