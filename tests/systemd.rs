@@ -280,6 +280,28 @@ fn tools_of_the_operators_and_of_admins_are_served_by_a_front_without_rights() {
 }
 
 #[test]
+fn workspaces_last_over_restarts_and_hold_no_more_than_their_size() {
+    let Some(service) = Service::take() else { return };
+    let file = |tool: &str, parameters: Value| service.run(&json!({ "tool_name": tool, "parameters": parameters }));
+    let written = file("write_file", json!({ "path": "a", "content": "kept" }));
+    assert_eq!(written["success"], true, "{written}\n{}", journal(40));
+    service.must(&["restart", ENGINE]);
+    service.must(&["restart", FRONT]);
+    service.wait_ready();
+    assert_eq!(file("read_file", json!({ "path": "a" }))["result"]["content"], "kept", "{}", journal(40));
+    let fill = "head -c 400000000 /dev/zero > big; stat -c %s big; rm big; [ $(id -u) = $(stat -c %u a) ] && cat a";
+    let ran = service.run(&json!({ "tool_name": "bash", "parameters": { "command": fill, "timeout": 100 },
+        "context": { "workspace": "default", "limits": { "max_file_size_mb": 1000 } } }));
+    let out = ran["result"]["stdout"].as_str().unwrap_or_default();
+    let (bytes, rest) = out.split_once('\n').unwrap_or_default();
+    let bytes: u64 = bytes.parse().unwrap_or_default();
+    assert!((256_000_000..300_000_000).contains(&bytes) && rest == "kept", "{ran}");
+    let gone = request_at(Path::new(SOCKET), "DELETE", "/api/v1/workspaces/default", None).unwrap();
+    assert_eq!(gone.status, 204, "{}", gone.body);
+    Traces::wait_nothing();
+}
+
+#[test]
 fn a_stop_drains_and_leaves_nothing() {
     let Some(service) = Service::take() else { return };
     let ends = blow_in_the_middle(&service, 12, "stop", || service.must(&["stop", "sandkeep.target"]));

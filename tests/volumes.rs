@@ -224,3 +224,54 @@ fn nothing_of_volumes_is_left_when_the_engine_ends() {
     }
     panic!("a loop device is left");
 }
+
+/// Tries, as whoever runs it, what only root may do to a filesystem; prints for each what came of it.
+const ATTACK: &str = r#"
+import ctypes, errno, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+os.chdir(sys.argv[1])
+open("f", "w").close()
+def tried(name, call):
+    ctypes.set_errno(0)
+    try:
+        done = call()
+        failed = ctypes.get_errno() if done == -1 else 0
+    except OSError as e:
+        failed = e.errno
+    print(name, errno.errorcode.get(failed, "ok"))
+def ioctl(number, value=0):
+    fd = os.open("f", os.O_RDONLY)
+    return libc.ioctl(fd, number, ctypes.byref(ctypes.c_long(value)))
+tried("mknod", lambda: os.mknod("null", 0o20666, os.makedev(1, 3)))
+tried("chown", lambda: os.chown("f", 0, 12345))
+tried("immutable", lambda: ioctl(0x40086602, 0x10))
+tried("mutable", lambda: ioctl(0x40086602, 0))
+tried("trusted", lambda: os.setxattr("f", "trusted.x", b"x"))
+tried("umount", lambda: libc.umount2(os.getcwd().encode(), 0))
+"#;
+
+#[test]
+fn a_guest_can_do_to_its_volume_what_a_user_can_and_no_more() {
+    let Some(engine) = engine(SMALL) else { return };
+    let mut front = engine.connect();
+    let volume = named("ci", "w");
+    open(&mut front, &volume, true);
+    let script = format!("python3 - /workspace <<'END'\n{ATTACK}\nEND");
+    let ran = run(&mut front, LevelWire::Standard, vec![with(&volume, PlaceWire::Workspace, false)], &script);
+    let expected = "mknod EPERM\nchown EINVAL\nimmutable EPERM\nmutable ok\ntrusted EPERM\numount EPERM\n";
+    assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+    // Control: each of these is root's to do, on a filesystem of the same kind.
+    let dir = tempfile::tempdir().unwrap();
+    let (image, mount) = (dir.path().join("i"), dir.path().join("m"));
+    std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    std::fs::create_dir(&mount).unwrap();
+    let root =
+        "mke2fs -q -F -t ext4 \"$1\" && mount -o loop \"$1\" \"$2\" && python3 -c \"$3\" \"$2\"; umount \"$2\" || true";
+    let mut control = std::process::Command::new("unshare");
+    control.args(["--mount", "sh", "-c", root, "sh"]).arg(&image).arg(&mount).arg(ATTACK);
+    let out = control.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    // It is the working directory of whoever asks.
+    assert_eq!(stdout, "mknod ok\nchown ok\nimmutable ok\nmutable ok\ntrusted ok\numount EBUSY\n", "{stderr}");
+    assert!(engine.stop());
+}
