@@ -250,3 +250,109 @@ fn a_directory_goes_as_an_archive_and_comes_back() {
     assert_eq!(get(&daemon, "/v/archive?path=none").code(), (404, "not_found".into()));
     assert!(daemon.stop().1);
 }
+
+#[test]
+fn the_command_line_does_all_of_it() {
+    if !machine::expect("root") {
+        return;
+    }
+    let daemon = Daemon::start(SETTINGS, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let sandkeep = |words: &[&str], stdin: &[u8]| {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sandkeep"))
+            .args(words)
+            .current_dir(dir.path())
+            .env("SANDKEEP_SOCKET", daemon.socket())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Refused before it was read.
+        let _ = child.stdin.take().unwrap().write_all(stdin);
+        let out = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code().unwrap(), out.stdout.clone(), text(&out.stderr))
+    };
+    let ok = |words: &[&str], stdin: &[u8]| {
+        let (code, stdout, stderr) = sandkeep(words, stdin);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{words:?}");
+        stdout
+    };
+    assert_eq!(ok(&["workspace", "create", "a", "--size-mb", "8"], b""), b"a is there\n");
+    let large: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+    std::fs::write(dir.path().join("large"), &large).unwrap();
+    assert_eq!(ok(&["workspace", "put", "a", "d/large", "large"], b""), b"3000000 bytes\n");
+    assert_eq!(ok(&["workspace", "put", "a", "a b"], b"from stdin"), b"10 bytes\n");
+    assert_eq!(ok(&["exec", "bash", "cat 'a b'; stat -c %s d/large", "--workspace", "a"], b""), b"from stdin3000000\n");
+    assert!(ok(&["workspace", "get", "a", "d/large"], b"") == large);
+    ok(&["workspace", "get", "a", "a b", "here"], b"");
+    assert_eq!(std::fs::read(dir.path().join("here")).unwrap(), b"from stdin");
+    let listed = String::from_utf8(ok(&["workspace", "ls", "a", "-r"], b"")).unwrap();
+    assert!(listed.contains("PATH") && listed.contains("d/large") && listed.contains("3000000"), "{listed}");
+    let archive = ok(&["workspace", "pack", "a", "d"], b"");
+    assert_eq!(ok(&["workspace", "unpack", "a", "e"], &archive), b"1 entries, 3000000 bytes\n");
+    ok(&["workspace", "rm", "a", "d", "-r"], b"");
+    let all = String::from_utf8(ok(&["workspace", "list"], b"")).unwrap();
+    assert!(all.lines().nth(1).is_some_and(|line| line.starts_with("a ")), "{all}");
+    // A failure leaves what was there, and says why.
+    let (code, _, stderr) = sandkeep(&["workspace", "get", "a", "none", "here"], b"");
+    assert!(code == 125 && stderr.contains("not_found"), "{code} {stderr}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    let (code, stdout, _) = sandkeep(&["--json", "workspace", "put", "nonesuch", "f"], b"x");
+    assert_eq!(code, 125);
+    assert_eq!(serde_json::from_slice::<Value>(&stdout).unwrap()["code"], "unknown_workspace");
+    ok(&["workspace", "remove", "a"], b"");
+    assert_eq!(sandkeep(&["workspace", "remove", "a"], b"").0, 125);
+    assert!(daemon.stop().1);
+}
+
+#[test]
+fn one_principal_never_sees_anothers() {
+    if !machine::expect_all(&["root", "curl"]) {
+        return;
+    }
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    let key = |name: &str| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_sandkeep"))
+            .args(["--json", "key", "new", name])
+            .output()
+            .unwrap();
+        let made: Value = serde_json::from_slice(&out.stdout).unwrap();
+        (made["key"].as_str().unwrap().to_owned(), made["line"].as_str().unwrap().to_owned())
+    };
+    let ((one, line_one), (two, line_two)) = (key("one"), key("two"));
+    std::fs::write(keys.path(), format!("{line_one}\n{line_two}\n")).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = format!(
+        "{SETTINGS}[listen]\ntcp = ['127.0.0.1:{port}']\napi_keys = {:?}\n[[principals]]\nname = 'one'\n[[principals]]\n\
+         name = 'two'\n",
+        keys.path()
+    );
+    let daemon = Daemon::start(&settings, &[]);
+    let curl = |key: &str, words: &[&str]| {
+        let mut command = std::process::Command::new("curl");
+        let (at, rest) = words.split_first().unwrap();
+        command.args([
+            "-sS",
+            "-H",
+            &format!("Authorization: Bearer {key}"),
+            &format!("http://127.0.0.1:{port}{ROOT}{at}"),
+        ]);
+        let out = command.args(rest).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    curl(&one, &["/same", "-X", "PUT"]);
+    curl(&one, &["/same/files/secret", "-X", "PUT", "-d", "of one"]);
+    assert_eq!(curl(&two, &[""]), "{\"workspaces\":[]}");
+    assert!(curl(&two, &["/same/files/secret"]).contains("unknown_workspace"));
+    curl(&two, &["/same", "-X", "PUT"]);
+    assert!(curl(&two, &["/same/files/secret"]).contains("not_found"));
+    assert_eq!(curl(&one, &["/same/files/secret"]), "of one");
+    curl(&two, &["/same", "-X", "DELETE"]);
+    assert_eq!(curl(&one, &["/same/files/secret"]), "of one");
+    // Whoever is root has workspaces of its own, and no others.
+    assert_eq!(get(&daemon, "").json(), json!({ "workspaces": [] }));
+    assert!(daemon.stop().1);
+}

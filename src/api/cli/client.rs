@@ -1,13 +1,15 @@
 //! One request at a time over the daemon's Unix socket.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::client::conn::http1::handshake;
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -105,8 +107,79 @@ impl Client {
             .map_err(|e| CliError::Http(e.to_string()))?
             .to_bytes();
         connection.abort();
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| CliError::Reply(format!("{status}: {e}")))?;
         if status.is_success() { Ok(value) } else { Err(CliError::Problem(Box::new(value))) }
+    }
+
+    /// The content at `path`, as it comes.
+    pub(super) fn download(&self, path: &str, to: &mut dyn Write) -> Result<(), CliError> {
+        self.runtime.block_on(async {
+            let reply = self.begin(Method::GET, path, Full::new(Bytes::new())).await?;
+            let status = reply.status();
+            let mut body = reply.into_body();
+            if !status.is_success() {
+                return Err(refusal(status, body).await);
+            }
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|e| CliError::Http(e.to_string()))?;
+                if let Ok(data) = frame.into_data() {
+                    to.write_all(&data).map_err(CliError::Output)?;
+                }
+            }
+            to.flush().map_err(CliError::Output)
+        })
+    }
+
+    /// Sends what `from` holds, as it comes. A failure to read it ends the request half-way, so that nothing of it is kept.
+    pub(super) fn upload(&self, path: &str, mut from: Box<dyn Read + Send>) -> Result<Value, CliError> {
+        let (sender, pieces) = tokio::sync::mpsc::channel(2);
+        // A thread of its own: reading from a terminal or a pipe can not be waited for otherwise.
+        let reader = std::thread::spawn(move || {
+            loop {
+                let mut piece = vec![0; 64 * 1024];
+                let read = from.read(&mut piece);
+                let last = !matches!(read, Ok(1..));
+                let sent = match read {
+                    Ok(0) => return,
+                    Ok(n) => {
+                        piece.truncate(n);
+                        sender.blocking_send(Ok(Bytes::from(piece)))
+                    }
+                    Err(e) => sender.blocking_send(Err(e)),
+                };
+                if last || sent.is_err() {
+                    return;
+                }
+            }
+        });
+        let done = self.runtime.block_on(async {
+            let reply = self.begin(Method::PUT, path, Upload(pieces)).await?;
+            let status = reply.status();
+            if !status.is_success() {
+                return Err(refusal(status, reply.into_body()).await);
+            }
+            let bytes = reply.into_body().collect().await.map_err(|e| CliError::Http(e.to_string()))?.to_bytes();
+            serde_json::from_slice(&bytes).map_err(|e| CliError::Reply(format!("{status}: {e}")))
+        });
+        // It ends with the request, unless it waits for a terminal.
+        drop(reader);
+        done
+    }
+
+    async fn begin<B>(&self, method: Method, path: &str, body: B) -> Result<Response<Incoming>, CliError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync,
+    {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
+        let http = |e: hyper::Error| CliError::Http(e.to_string());
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http)?;
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost").body(body);
+        sender.send_request(request.map_err(|e| CliError::Http(e.to_string()))?).await.map_err(http)
     }
 
     fn unreachable(&self, source: io::Error) -> CliError {
@@ -119,6 +192,29 @@ impl Client {
             }
         };
         CliError::Connect { path: self.socket.display().to_string(), source, hint }
+    }
+}
+
+/// What a reply that is no success says.
+async fn refusal(status: StatusCode, body: Incoming) -> CliError {
+    match Limited::new(body, REPLY_BYTES_MAX).collect().await {
+        Ok(bytes) => match serde_json::from_slice(&bytes.to_bytes()) {
+            Ok(problem) => CliError::Problem(Box::new(problem)),
+            Err(e) => CliError::Reply(format!("{status}: {e}")),
+        },
+        Err(e) => CliError::Http(e.to_string()),
+    }
+}
+
+/// Pieces of an upload.
+struct Upload(tokio::sync::mpsc::Receiver<io::Result<Bytes>>);
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 }
 

@@ -83,6 +83,9 @@ fn execute(
         parameters.insert("timeout".into(), timeout);
     }
     let mut context = Map::new();
+    if let Some(workspace) = args.workspace {
+        context.insert("workspace".into(), workspace.as_str().into());
+    }
     if let Some(level) = args.level {
         context.insert("security_level".into(), level.name().into());
     }

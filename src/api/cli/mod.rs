@@ -7,6 +7,7 @@ mod explain;
 mod pages;
 mod show;
 mod verify;
+mod workspace;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::config::{DEFAULT_SOCKET, Overrides, Source, keys};
-use crate::spec::{Level, escape_controls};
+use crate::spec::{Level, WorkspaceName, escape_controls};
 use client::{CliError, Client};
 
 /// Names the socket where `--socket` does not.
@@ -64,6 +65,9 @@ enum Command {
         /// As `ps` shows it
         id: String,
     },
+    /// Work on workspaces: directories that are kept between calls
+    #[command(subcommand)]
+    Workspace(workspace::WorkspaceCommand),
     /// Tell what a level means
     Explain {
         /// minimal, standard, strict or maximum
@@ -110,6 +114,9 @@ struct ContextArgs {
     /// Seconds that the command may take
     #[arg(long, value_name = "SECONDS", value_parser = number)]
     timeout: Option<Value>,
+    /// A directory that is kept between calls, in place of an empty one
+    #[arg(long, value_name = "NAME")]
+    workspace: Option<WorkspaceName>,
     /// A limit, such as max_memory_mb=64; may be given several times
     #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = limit)]
     limits: Vec<(String, Value)>,
@@ -197,6 +204,7 @@ fn run(cli: Cli) -> Result<u8, CliError> {
             let value = serde_json::json!({ "level": level.name(), "text": text });
             print(json, &value, |_| text.clone())
         }
+        Command::Workspace(command) => workspace::workspace(&client()?, command, json),
         Command::Verify(args) => verify::verify(socket(cli.socket), &args, json),
         Command::Config(ConfigCommand::Check { file }) => check(file.as_deref(), json),
         Command::Completions { shell } => {
@@ -296,6 +304,14 @@ mod tests {
             "exec python - --level strict --timeout 2.5 --limit max_memory_mb=64 --json",
             "--socket /x call bash {}",
             "ps --json",
+            "exec bash ls --workspace a",
+            "workspace list",
+            "workspace create a --size-mb 64",
+            "workspace ls a d -r",
+            "workspace get a b c",
+            "workspace put a b",
+            "workspace rm a b -r",
+            "workspace unpack a d",
             "kill exe_1",
             "explain strict",
             "config check /x",

@@ -68,6 +68,30 @@ pub(super) fn capabilities(reply: &Value) -> String {
     )
 }
 
+pub(super) fn workspaces(reply: &Value) -> String {
+    let columns = ["name", "used_bytes", "size_bytes", "files_used", "in_use", "created_at"];
+    table(&["NAME", "USED", "SIZE", "FILES", "IN USE", "CREATED"], rows(&reply["workspaces"], &columns))
+}
+
+pub(super) fn files(reply: &Value) -> String {
+    let list = table(
+        &["KIND", "MODE", "BYTES", "MODIFIED", "PATH"],
+        rows(&reply["entries"], &["kind", "mode", "size_bytes", "modified", "path"]),
+    );
+    if reply["truncated"] == true { format!("{list}… and more\n") } else { list }
+}
+
+pub(super) fn unpacked(reply: &Value) -> String {
+    let mut told = format!("{} entries, {} bytes\n", text(&reply["entries"]), text(&reply["bytes_written"]));
+    for skipped in reply["skipped"].as_array().into_iter().flatten() {
+        told += &format!("left out ({}): {}\n", text(&skipped["reason"]), text(&skipped["path"]));
+    }
+    match reply["more_skipped"].as_u64() {
+        None | Some(0) => told,
+        Some(more) => told + &format!("left out: {more} more\n"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
