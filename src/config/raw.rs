@@ -25,6 +25,7 @@ pub(super) struct Raw {
     ceilings: RawCeilings,
     capacity: RawCapacity,
     pool: RawPool,
+    checks: RawChecks,
     leases: RawLeases,
     users: RawUsers,
     runtimes: RawRuntimes,
@@ -128,6 +129,19 @@ struct RawPool {
 impl Default for RawPool {
     fn default() -> Self {
         Self { enabled: true, waiting_max: 64, memory_mb: 512 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawChecks {
+    bash: bool,
+    off: Vec<String>,
+}
+
+impl Default for RawChecks {
+    fn default() -> Self {
+        Self { bash: true, off: Vec::new() }
     }
 }
 
@@ -252,6 +266,7 @@ impl Raw {
             ceilings: self.ceilings.validate()?,
             capacity: self.capacity.validate()?,
             pool: self.pool.validate()?,
+            checks: self.checks.validate()?,
             host: Host {
                 lease_first_uid: self.leases.first_uid()?,
                 lease_count: within("leases.count", self.leases.count.into(), 64, 1 << 24)? as u32,
@@ -335,6 +350,15 @@ impl RawPool {
             waiting_max: within("pool.waiting_max", self.waiting_max.into(), 1, 1 << 14)? as u32,
             memory_bytes: within("pool.memory_mb", self.memory_mb, 16, 1 << 22)? * MIB,
         })
+    }
+}
+
+impl RawChecks {
+    fn validate(self) -> Result<Checks, ConfigError> {
+        match self.off.iter().find(|rule| !RULES.contains(&rule.as_str())) {
+            Some(rule) => Err(bad("checks.off", format!("{rule:?} is none of {}", RULES.join(", ")))),
+            None => Ok(Checks { bash: self.bash, off: self.off }),
+        }
     }
 }
 

@@ -146,6 +146,7 @@ impl Config {
             levels: next.levels,
             ceilings: next.ceilings,
             pool: next.pool,
+            checks: next.checks,
             principals: next.principals,
             listen: Listen { tcp_anonymous: next.listen.tcp_anonymous, ..self.listen.clone() },
             host: Host { runtime_directories: next.host.runtime_directories, ..self.host.clone() },

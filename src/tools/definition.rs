@@ -14,6 +14,7 @@ use super::finish::{Finished, ToolError};
 use super::plan::Job;
 use super::schema::{self, Schema, Violation};
 use super::version::Version;
+use crate::checks::Language;
 use crate::spec::{Level, capped};
 
 /// What is told about a tool beside its schemas.
@@ -84,6 +85,11 @@ pub trait Tool: Send + Sync + 'static {
 
     fn job(&self, input: Self::Input) -> Job;
 
+    /// The language of [`Job::code`] where that is the caller's own text, which is looked at before it runs.
+    fn screened(&self) -> Option<Language> {
+        None
+    }
+
     /// From the end of the command to the caller's result.
     fn shape(&self, finished: Finished) -> Shaped<Self::Output>;
 }
@@ -118,6 +124,11 @@ pub trait AnyTool: Send + Sync {
 
     /// What to run for `parameters`, which have passed the schema.
     fn job(&self, parameters: Map<String, Value>) -> Result<Job, Vec<Violation>>;
+
+    /// See [`Tool::screened`].
+    fn screened(&self) -> Option<Language> {
+        None
+    }
 
     fn shape(&self, finished: Finished) -> Shaped;
 }
@@ -162,6 +173,10 @@ impl<T: Tool> AnyTool for Typed<T> {
             .map_err(|e| vec![Violation::new("/parameters", capped(&e.to_string(), 200))])?;
         let found = self.tool.check(&input);
         if found.is_empty() { Ok(self.tool.job(input)) } else { Err(found) }
+    }
+
+    fn screened(&self) -> Option<Language> {
+        self.tool.screened()
     }
 
     fn shape(&self, finished: Finished) -> Shaped {

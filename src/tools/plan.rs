@@ -8,6 +8,7 @@ use super::definition::AnyTool;
 use super::level;
 use super::principal::Principal;
 use super::schema::Violation;
+use crate::checks::{self, Script};
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
 use crate::runtimes::{Runtime, WORKSPACE, environment};
@@ -59,6 +60,7 @@ pub(super) fn plan(
     let level = level::effective(&context, principal, tool.about().level, config.levels)?;
     let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
     let job = tool.job(parameters).map_err(CallError::Parameters)?;
+    screen(tool, &job, level, config)?;
 
     let mut request = context.limits.within(&job.limits).map_err(|beyond| {
         let of_the_tool = |field: LimitField| {
@@ -93,6 +95,13 @@ pub(super) fn plan(
     let cached = asked
         .map(|parameters| Key::of(epoch, tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
     Ok((Plan { job, env, is_plain, level, request, limits, cached }, context))
+}
+
+/// Looks at the code that the caller wrote.
+fn screen(tool: &dyn AnyTool, job: &Job, level: Level, config: &Config) -> Result<(), CallError> {
+    let Some(language) = tool.screened() else { return Ok(()) };
+    let script = Script { language, code: &job.code, stdin: &job.stdin, env: &job.env, cwd: &job.cwd };
+    checks::screen(&script, level, &config.checks).map_err(CallError::Blocked)
 }
 
 /// The engine would refuse the whole message; the caller is told which parameter it is.

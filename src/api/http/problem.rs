@@ -1,5 +1,6 @@
 //! Errors as the contract tells them (RFC 9457), and the one place where they become HTTP.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -30,8 +31,17 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     errors: Vec<Violation>,
-    hint: Option<&'static str>,
+    hint: Option<Cow<'static, str>>,
+    rule: Option<Refusal>,
     retry_after: Option<Duration>,
+}
+
+/// Which rule refused a caller's code, and where.
+#[derive(Debug, Clone)]
+struct Refusal {
+    rule: String,
+    line: u32,
+    column: u32,
 }
 
 /// Nothing ran, and why (RFC 9457).
@@ -53,6 +63,18 @@ pub(super) struct Body9457<'a> {
     /// What would be allowed, or would help.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
+    /// Of `blocked`: the rule that the code meets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[a-z]+/[a-z-]+$"))]
+    rule: Option<&'a str>,
+    /// Of `blocked`: where in the code, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    line: Option<u32>,
+    /// Of `blocked`: in characters, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    column: Option<u32>,
     /// Every place of the request that is wrong, where places are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault<'a>>,
@@ -77,6 +99,7 @@ impl Problem {
             detail: capped(&detail.into(), DETAIL_CHARS_MAX),
             errors: Vec::new(),
             hint: None,
+            rule: None,
             retry_after: None,
         }
     }
@@ -141,7 +164,10 @@ impl Problem {
             code: self.code,
             detail: &self.detail,
             request_id: request.as_str(),
-            hint: self.hint,
+            hint: self.hint.as_deref(),
+            rule: self.rule.as_ref().map(|refusal| refusal.rule.as_str()),
+            line: self.rule.as_ref().map(|refusal| refusal.line),
+            column: self.rule.as_ref().map(|refusal| refusal.column),
             errors: self.errors.iter().map(|v| Fault { pointer: &v.pointer, message: &v.message }).collect(),
         };
         // Strings and numbers only: this can not fail.
@@ -192,7 +218,7 @@ impl From<&CallError> for Problem {
             E::Request(_) => StatusCode::BAD_REQUEST,
             E::UnknownTool(_) | E::UnknownWorkspace => StatusCode::NOT_FOUND,
             E::Parameters(_) | E::MissingToolchain { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            E::Forbidden(_) => StatusCode::FORBIDDEN,
+            E::Forbidden(_) | E::Blocked(_) => StatusCode::FORBIDDEN,
             E::Conflict(_) | E::Ended => StatusCode::CONFLICT,
             E::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -209,10 +235,16 @@ impl From<&CallError> for Problem {
             E::UnknownWorkspace => Self::new(status, "unknown_workspace", detail),
             E::MissingToolchain { .. } => Self::new(status, "missing_toolchain", detail),
             E::Forbidden(_) => Self::new(status, "forbidden", detail),
+            E::Blocked(blocked) => {
+                let mut problem = Self::new(status, "blocked", detail);
+                problem.hint = Some(Cow::Owned(blocked.hint.clone()));
+                problem.rule = Some(Refusal { rule: blocked.rule.clone(), line: blocked.line, column: blocked.column });
+                problem
+            }
             E::Conflict(_) | E::Ended => Self::new(status, "conflict", detail),
             E::LevelUnavailable { .. } => {
                 let mut problem = Self::new(status, "level_unavailable", detail);
-                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");
+                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it".into());
                 problem
             }
             E::EngineUnavailable(source) => engine_unavailable(source),
@@ -289,7 +321,7 @@ impl From<Denied> for Problem {
         match denied {
             Denied::Unauthenticated(hint) => {
                 let mut problem = Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "no usable credential");
-                problem.hint = Some(hint);
+                problem.hint = Some(hint.into());
                 problem
             }
             Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, "forbidden", why),

