@@ -146,7 +146,7 @@ const DISGUISES: &[(&str, By)] = &[
     // Functions, subshells, control flow.
     ("f() { \"$@\"; }; f rm -rf /", RM),
     ("f() { $1 -rf $2; }; f rm /", RM),
-    ("(((rm -rf /)))", RM),
+    ("( ( (rm -rf /) ) )", RM),
     ("if false; then :; else { ( rm -rf / ); }; fi", RM),
     ("case a in (a) rm -rf / ;; esac", RM),
     ("while rm -rf /; do :; done", RM),
@@ -255,4 +255,46 @@ fn disguises_are_named_or_known_to_be_the_sandboxs() {
     }
     println!("{caught} of {} disguises are found", DISGUISES.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[path = "support/daemon.rs"]
+mod support;
+
+mod refused {
+    use serde_json::json;
+
+    use super::support::*;
+
+    /// The same refusal whichever way a call comes; nothing runs, and it is counted.
+    #[test]
+    fn a_refusal_is_the_same_for_every_way_to_call() {
+        let daemon = Daemon::start("", &[]);
+        let call = json!({"tool_name": "bash", "parameters": {"command": "echo a\nr''m -rf /usr"}});
+        let check = |body: &serde_json::Value| {
+            assert_eq!(body["code"], "blocked", "{body}");
+            assert_eq!(body["rule"], "bash/rm-outside-workspace", "{body}");
+            assert_eq!((&body["line"], &body["column"]), (&json!(2), &json!(1)), "{body}");
+            assert!(body["hint"].as_str().unwrap().contains("/workspace"), "{body}");
+        };
+        let reply = daemon.execute(call.clone());
+        assert_eq!(reply.status, 403);
+        check(&reply.body);
+        let reply = daemon.request("POST", "/api/v1/executions", Some(&call));
+        assert_eq!(reply.status, 403);
+        check(&reply.body);
+        let reply = daemon.request("POST", "/api/v1/tools/batch", Some(&json!([call])));
+        assert_eq!(reply.status, 200);
+        check(&reply.body[0]);
+        let rules = daemon.request("GET", "/api/v1/capabilities", None).body["rules"].clone();
+        assert!(rules.as_array().unwrap().iter().all(|rule| rule["on"] == true), "{rules}");
+    }
+
+    #[test]
+    fn what_the_operator_turned_off_runs_into_the_sandbox() {
+        let daemon = Daemon::start("[checks]\noff = ['bash/rm-outside-workspace']\n", &[]);
+        let reply = daemon.bash("rm -rf /usr/bin/env; ls /usr/bin/env", 10.0);
+        assert_eq!(reply["result"]["stdout"], "/usr/bin/env\n", "{reply}");
+        let refused = daemon.execute(json!({"tool_name": "bash", "parameters": {"command": "sudo id"}}));
+        assert_eq!(refused.body["rule"], "bash/sudo");
+    }
 }

@@ -1,6 +1,5 @@
 //! Errors as the contract tells them (RFC 9457), and the one place where they become HTTP.
 
-use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use serde::Serialize;
 
 use super::codes;
 use crate::api::identity::Denied;
+use crate::checks::Blocked;
 use crate::spec::{RequestId, capped};
 use crate::tools::RegisterError;
 use crate::tools::Violation;
@@ -31,17 +31,9 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     errors: Vec<Violation>,
-    hint: Option<Cow<'static, str>>,
-    rule: Option<Refusal>,
+    hint: Option<&'static str>,
+    blocked: Option<Box<Blocked>>,
     retry_after: Option<Duration>,
-}
-
-/// Which rule refused a caller's code, and where.
-#[derive(Debug, Clone)]
-struct Refusal {
-    rule: String,
-    line: u32,
-    column: u32,
 }
 
 /// Nothing ran, and why (RFC 9457).
@@ -99,7 +91,7 @@ impl Problem {
             detail: capped(&detail.into(), DETAIL_CHARS_MAX),
             errors: Vec::new(),
             hint: None,
-            rule: None,
+            blocked: None,
             retry_after: None,
         }
     }
@@ -157,6 +149,7 @@ impl Problem {
     /// The body.
     pub(super) fn encode(&self, request: &RequestId) -> Vec<u8> {
         let words = self.code.replace('_', " ");
+        let blocked = self.blocked.as_deref();
         let body = Body9457 {
             r#type: format!("/problems/{}", self.code.replace('_', "-")),
             title: words,
@@ -164,10 +157,10 @@ impl Problem {
             code: self.code,
             detail: &self.detail,
             request_id: request.as_str(),
-            hint: self.hint.as_deref(),
-            rule: self.rule.as_ref().map(|refusal| refusal.rule.as_str()),
-            line: self.rule.as_ref().map(|refusal| refusal.line),
-            column: self.rule.as_ref().map(|refusal| refusal.column),
+            hint: self.hint.or(blocked.map(|blocked| blocked.hint.as_str())),
+            rule: blocked.map(|blocked| blocked.rule.as_str()),
+            line: blocked.map(|blocked| blocked.line),
+            column: blocked.map(|blocked| blocked.column),
             errors: self.errors.iter().map(|v| Fault { pointer: &v.pointer, message: &v.message }).collect(),
         };
         // Strings and numbers only: this can not fail.
@@ -237,14 +230,13 @@ impl From<&CallError> for Problem {
             E::Forbidden(_) => Self::new(status, "forbidden", detail),
             E::Blocked(blocked) => {
                 let mut problem = Self::new(status, "blocked", detail);
-                problem.hint = Some(Cow::Owned(blocked.hint.clone()));
-                problem.rule = Some(Refusal { rule: blocked.rule.clone(), line: blocked.line, column: blocked.column });
+                problem.blocked = Some(Box::new(blocked.clone()));
                 problem
             }
             E::Conflict(_) | E::Ended => Self::new(status, "conflict", detail),
             E::LevelUnavailable { .. } => {
                 let mut problem = Self::new(status, "level_unavailable", detail);
-                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it".into());
+                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");
                 problem
             }
             E::EngineUnavailable(source) => engine_unavailable(source),
@@ -321,7 +313,7 @@ impl From<Denied> for Problem {
         match denied {
             Denied::Unauthenticated(hint) => {
                 let mut problem = Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "no usable credential");
-                problem.hint = Some(hint.into());
+                problem.hint = Some(hint);
                 problem
             }
             Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, "forbidden", why),

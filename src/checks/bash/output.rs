@@ -145,7 +145,7 @@ fn filtered(program: &str, options: &[&str], text: String) -> Option<String> {
 /// The part that can be decoded, as the programs themselves write it before they complain.
 fn decoded(encoding: &data_encoding::Encoding, text: &str) -> Option<Vec<u8>> {
     let mut padded = text.to_owned();
-    while padded.len() % 4 != 0 {
+    while !padded.len().is_multiple_of(4) {
         padded.push('=');
     }
     encoding.decode(padded.as_bytes()).or_else(|_| encoding.decode(text.as_bytes())).ok()

@@ -378,7 +378,8 @@ impl Walk<'_> {
         let content = Text::unknown(Origin { fetched: true, for_eval: false });
         for (n, argument) in arguments.iter().enumerate() {
             let Some(text) = argument.constant() else { continue };
-            let is_named = matches!(text.as_str(), "-o" | "-O" | "--output" | "--output-document");
+            let is_cluster = text.starts_with('-') && !text.starts_with("--") && text.ends_with(['o', 'O']);
+            let is_named = is_cluster || matches!(text.as_str(), "--output" | "--output-document");
             let named = if is_named { arguments.get(n + 1).and_then(Text::constant) } else { None };
             let attached = text.strip_prefix("--output-document=").or_else(|| text.strip_prefix("--output="));
             let of_url = text.split_once("://").and_then(|(_, rest)| rest.rsplit('/').next());

@@ -120,7 +120,7 @@ impl Text {
     }
 
     /// The text as the value of a variable: how it was quoted once is forgotten.
-    pub(super) fn as_value(mut self) -> Self {
+    pub(super) fn into_value(mut self) -> Self {
         for piece in &mut self.pieces {
             if let Piece::Known { quoted, .. } = piece {
                 *quoted = true;

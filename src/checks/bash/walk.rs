@@ -179,7 +179,7 @@ impl<'a> Walk<'a> {
         let mut out = Text::default();
         for value in values {
             if !name.is_empty() {
-                self.set(name, value.as_value());
+                self.set(name, value.into_value());
             }
             let printed = self.list(body, stdin);
             out.append(&printed);
@@ -230,7 +230,7 @@ impl<'a> Walk<'a> {
         for redirect in redirects {
             let target = self.text(&redirect.target);
             match redirect.kind {
-                RedirectKind::Text => found.stdin = Some(target.as_value()),
+                RedirectKind::Text => found.stdin = Some(target.into_value()),
                 RedirectKind::Read => {
                     self.judge.opened(redirect.at, &target, false);
                     found.stdin = Some(self.content(&target));
@@ -256,7 +256,7 @@ impl<'a> Walk<'a> {
 
     fn assign(&mut self, assign: &Assign) {
         let value = match &assign.value {
-            Assigned::Word(word) => Variable::One(self.text(word).as_value()),
+            Assigned::Word(word) => Variable::One(self.text(word).into_value()),
             Assigned::Array(words) => {
                 let mut all = Vec::new();
                 for word in words {
@@ -346,7 +346,7 @@ impl<'a> Walk<'a> {
             }
             Part::Parameter(parameter) => self.parameter(parameter),
             Part::Command { body, .. } => {
-                vec![self.capture(body, &Text::default()).without_trailing_newlines().as_value()]
+                vec![self.capture(body, &Text::default()).without_trailing_newlines().into_value()]
             }
             Part::Process(body) => {
                 let content = self.capture(body, &Text::default());
@@ -416,7 +416,7 @@ impl<'a> Walk<'a> {
         if parameter.operator.is_empty() {
             return all;
         }
-        let argument = self.text(&parameter.argument).as_value();
+        let argument = self.text(&parameter.argument).into_value();
         let is_unset = all.iter().all(|text| text.constant().is_some_and(|text| text.is_empty()));
         match parameter.operator.as_str() {
             ":-" | "-" if is_unset => vec![argument],
