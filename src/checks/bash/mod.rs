@@ -1,6 +1,7 @@
 //! Scripts of bash: a parser that forgives, and a walk that follows what is certain.
 
 mod bomb;
+mod documents;
 mod judge;
 mod lex;
 mod output;

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::lex::is_name_byte;
-use super::syntax::{Assign, Assigned, Kind, List, Node, Part, Redirect, RedirectKind, Simple, Word};
+use super::syntax::{Assign, Assigned, Kind, List, Node, Part, Simple, Word};
 
 /// Deeper than people write and shallow enough for any thread's stack.
 const DEPTH_MAX: usize = 48;
@@ -20,18 +20,18 @@ pub(super) struct Parser<'a> {
     fixed: Option<usize>,
     depth: usize,
     steps: usize,
-    pending: Vec<Pending>,
+    pub(super) pending: Vec<Pending>,
     /// Texts of here-documents, in the order of their markers.
-    documents: Vec<Word>,
+    pub(super) documents: Vec<Word>,
     /// What ended the last list.
     ended_by_word: bool,
 }
 
-struct Pending {
-    document: usize,
-    marker: String,
-    quoted: bool,
-    strip: bool,
+pub(super) struct Pending {
+    pub(super) document: usize,
+    pub(super) marker: String,
+    pub(super) quoted: bool,
+    pub(super) strip: bool,
 }
 
 /// What ends a list, beside the end of the text.
@@ -168,7 +168,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn blanks(&mut self) {
+    pub(super) fn blanks(&mut self) {
         loop {
             match (self.peek(), self.peek_at(1)) {
                 (Some(b' ' | b'\t' | b'\r'), _) => self.pos += 1,
@@ -220,63 +220,6 @@ impl<'a> Parser<'a> {
             };
             self.documents[document] = body;
             self.pos = next;
-        }
-    }
-
-    /// A document is known only once its marker's line has ended, which may be after its command was made.
-    fn documents_into(&mut self, list: &mut [Node]) {
-        if self.documents.is_empty() {
-            return;
-        }
-        for node in list {
-            match node {
-                Node::Simple(simple) => {
-                    self.redirects_into(&mut simple.redirects);
-                    let values = simple.assigns.iter_mut().flat_map(|assign| match &mut assign.value {
-                        Assigned::Word(word) => std::slice::from_mut(word),
-                        Assigned::Array(words) => words.as_mut_slice(),
-                    });
-                    for word in simple.words.iter_mut().chain(values) {
-                        self.word_into(word);
-                    }
-                }
-                Node::Pipeline(body) => self.documents_into(body),
-                Node::For { words, body, .. } => {
-                    words.iter_mut().for_each(|word| self.word_into(word));
-                    self.documents_into(body);
-                }
-                Node::Background(body) => self.documents_into(std::slice::from_mut(&mut **body)),
-                Node::Function { body, .. } => {
-                    self.documents_into(Rc::get_mut(body).map(std::slice::from_mut).unwrap_or_default());
-                }
-                Node::Compound { body, redirects, .. } => {
-                    self.redirects_into(redirects);
-                    self.documents_into(body);
-                }
-                Node::Words(words) => words.iter_mut().for_each(|word| self.word_into(word)),
-            }
-        }
-    }
-
-    fn redirects_into(&mut self, redirects: &mut [Redirect]) {
-        for redirect in redirects {
-            match redirect.target.parts.as_slice() {
-                [Part::Parameter(parameter)] if parameter.operator == DOCUMENT => {
-                    let document = parameter.name.parse().ok().and_then(|at: usize| self.documents.get_mut(at));
-                    redirect.target = document.map(std::mem::take).unwrap_or_default();
-                }
-                _ => self.word_into(&mut redirect.target),
-            }
-        }
-    }
-
-    fn word_into(&mut self, word: &mut Word) {
-        for part in &mut word.parts {
-            match part {
-                Part::Command { body, .. } | Part::Process(body) | Part::Arithmetic(body) => self.documents_into(body),
-                Part::Parameter(parameter) => self.word_into(&mut parameter.argument),
-                Part::Text { .. } => {}
-            }
         }
     }
 
@@ -628,64 +571,10 @@ impl<'a> Parser<'a> {
         self.take(b')');
         Some(Assign { name, append, value: Assigned::Array(words) })
     }
-
-    fn redirect(&mut self) -> Option<Redirect> {
-        let (from, at) = (self.pos, self.at());
-        if self.peek() == Some(b'{') {
-            self.pos += 1;
-            let named = !self.name().is_empty() && self.take(b'}') && matches!(self.peek(), Some(b'<' | b'>'));
-            if !named {
-                self.pos = from;
-                return None;
-            }
-        }
-        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
-            self.pos += 1;
-        }
-        const OPERATORS: [(&str, Option<RedirectKind>); 12] = [
-            ("<<<", Some(RedirectKind::Text)),
-            ("<<-", None),
-            ("<<", None),
-            ("<>", Some(RedirectKind::Write)),
-            ("<&", Some(RedirectKind::Read)),
-            ("<", Some(RedirectKind::Read)),
-            ("&>>", Some(RedirectKind::Write)),
-            ("&>", Some(RedirectKind::Write)),
-            (">>", Some(RedirectKind::Write)),
-            (">&", Some(RedirectKind::Write)),
-            (">|", Some(RedirectKind::Write)),
-            (">", Some(RedirectKind::Write)),
-        ];
-        let rest = &self.text.as_bytes()[self.pos.min(self.end)..self.end];
-        let found = OPERATORS.into_iter().find(|(operator, _)| rest.starts_with(operator.as_bytes()));
-        let process = matches!(rest, [b'<' | b'>', b'(', ..]);
-        let Some((operator, kind)) = found.filter(|_| !process) else {
-            self.pos = from;
-            return None;
-        };
-        self.pos += operator.len();
-        self.blanks();
-        let word = self.word();
-        let Some(kind) = kind else {
-            let quoted = word.bare().is_none();
-            let marker = word.literal().unwrap_or_default();
-            let document = self.documents.len();
-            self.documents.push(Word::default());
-            self.pending.push(Pending { document, marker, quoted, strip: operator.ends_with('-') });
-            let parameter = super::syntax::Parameter {
-                name: document.to_string(),
-                operator: DOCUMENT.into(),
-                ..Default::default()
-            };
-            let target = Word { at, parts: vec![Part::Parameter(Box::new(parameter))] };
-            return Some(Redirect { at, kind: RedirectKind::Text, target });
-        };
-        Some(Redirect { at, kind, target: word })
-    }
 }
 
 /// Stands for a here-document until it has been read; no operator of the shell's.
-const DOCUMENT: &str = "<<";
+pub(super) const DOCUMENT: &str = "<<";
 
 /// `"$@"`, which `for` without a list goes over.
 fn positional(at: usize) -> Word {
