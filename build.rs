@@ -67,6 +67,8 @@ fn without_memfd(strict: &Profile, arch: &Arch) -> Result<Profile, String> {
         args: Vec::new(),
         action: Action::Errno { name: "EPERM".into(), number: names::errno("EPERM").ok_or("EPERM has no number")? },
         otherwise: None,
+        record: true,
+        file: "strict".into(),
         reason: "This kernel has no vm.memfd_noexec: a memory file could be executed past every noexec mount.".into(),
     };
     Ok(strict.derive("strict-no-memfd", "Strict on a kernel without vm.memfd_noexec.", row))

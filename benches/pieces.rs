@@ -31,7 +31,7 @@ fn validate(c: &mut Criterion) {
             b.iter(|| {
                 // As with a call, the parameters are used up.
                 let accepted = tool.schema().accept(black_box(object.clone())).expect("good parameters");
-                assert!(tool.job(accepted).is_ok());
+                assert!(tool.work(accepted).is_ok());
             });
         });
     };
@@ -161,6 +161,7 @@ fn wire(c: &mut Criterion) {
                 no_new_privs: true,
                 seccomp_profile: "standard".into(),
                 seccomp_sha256: "f".repeat(64),
+                denials_recorded: true,
                 cgroup_version: 2,
                 cgroup_controllers: names(&["cpu", "memory", "pids"]),
                 memory_max_bytes: Some(1 << 29),

@@ -19,6 +19,7 @@ pub fn constant(identifier: &str, profile: &Profile, program: &[sock_filter]) ->
     writeln!(out, "static {identifier}: Profile = Profile {{").unwrap();
     writeln!(out, "name: {:?}, summary: {:?}, sha256: {sha256:?},", profile.name, profile.summary).unwrap();
     writeln!(out, "default: {}, other_abi: {},", action(&profile.default), action(&profile.other_abi)).unwrap();
+    writeln!(out, "record_default: {},", profile.record_default).unwrap();
     writeln!(out, "program: &[").unwrap();
     for sock_filter { code, jt, jf, k } in program {
         writeln!(out, "Instruction {{ code: {code:#x}, jt: {jt}, jf: {jf}, k: {k:#x} }},").unwrap();
@@ -37,19 +38,24 @@ fn row(row: &Row) -> String {
     let args = row.args.iter().map(condition);
     let otherwise = row.otherwise.as_ref().map_or("None".into(), |otherwise| format!("Some({})", action(otherwise)));
     format!(
-        "Row {{ syscalls: &[{}], args: &[{}], action: {}, otherwise: {otherwise}, reason: {:?} }}",
+        "Row {{ syscalls: &[{}], args: &[{}], action: {}, otherwise: {otherwise}, record: {}, file: {:?}, reason: {:?} }}",
         syscalls.collect::<String>(),
         args.collect::<String>(),
         action(&row.action),
+        row.record,
+        row.file,
         row.reason,
     )
 }
 
 fn condition(condition: &Condition) -> String {
-    let Condition { arg, name, wide, mask, values } = condition;
+    let Condition { arg, name, wide, mask, mask_name, values } = condition;
     let values = values.iter().map(|(name, value)| format!("Value {{ name: {name:?}, value: {value:#x} }}, "));
     let values = values.collect::<String>();
-    format!("Condition {{ arg: {arg}, name: {name:?}, wide: {wide}, mask: {mask:?}, values: &[{values}] }}, ")
+    format!(
+        "Condition {{ arg: {arg}, name: {name:?}, wide: {wide}, mask: {mask:?}, mask_name: {mask_name:?}, \
+         values: &[{values}] }}, "
+    )
 }
 
 fn action(action: &Action) -> String {

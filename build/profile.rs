@@ -20,6 +20,8 @@ pub struct Condition {
     /// The kernel reads all 64 bits of it; otherwise only the low 32 count.
     pub wide: bool,
     pub mask: Option<u64>,
+    /// The mask as the profile writes it.
+    pub mask_name: Option<String>,
     pub values: Vec<(String, u64)>,
 }
 
@@ -30,7 +32,18 @@ pub struct Row {
     pub args: Vec<Condition>,
     pub action: Action,
     pub otherwise: Option<Action>,
+    /// What it refuses is told to whoever holds the filter's listener.
+    pub record: bool,
+    /// The profile in which it is written.
+    pub file: String,
     pub reason: String,
+}
+
+impl Row {
+    /// Whether some call gets an error from it.
+    fn refuses(&self) -> bool {
+        self.action != Action::Allow || self.otherwise.as_ref().is_some_and(|action| *action != Action::Allow)
+    }
 }
 
 /// One profile, checked.
@@ -39,6 +52,8 @@ pub struct Profile {
     pub name: String,
     pub summary: String,
     pub default: Action,
+    /// As of a row; the answer to another ABI is never recorded.
+    pub record_default: bool,
     pub other_abi: Action,
     pub rows: Vec<Row>,
 }
@@ -83,6 +98,8 @@ struct RawProfile {
     default: Option<RawAction>,
     #[serde(default)]
     other_abi: Option<RawAction>,
+    #[serde(default)]
+    record: Option<bool>,
     // Parsed one by one, so that a mistake in one can be named by its number.
     rows: Vec<serde_json::Value>,
 }
@@ -96,6 +113,8 @@ struct RawRow {
     args: Vec<RawCondition>,
     #[serde(default)]
     otherwise: Option<RawAction>,
+    #[serde(default)]
+    record: Option<bool>,
     reason: String,
 }
 
@@ -134,7 +153,22 @@ pub fn read(file: &str, text: &str, arch: &Arch, base: &dyn Fn(&str) -> Option<S
     if raw.summary.trim().is_empty() {
         return Err(format!("{file}: the summary is empty"));
     }
-    let rows = raw.rows.into_iter().enumerate().map(|(index, value)| row(file, index + 1, value, arch));
+    if raw.record == Some(true) {
+        return Err(format!("{file}: record is said only where it is false"));
+    }
+    let record = raw.record.is_none();
+    let rows = raw.rows.into_iter().enumerate().map(|(index, value)| {
+        let mut row = row(file, index + 1, value, arch)?;
+        if !record && row.record != row.refuses() {
+            return Err(format!(
+                "{file}: row {}: nothing of this profile is recorded: record is said twice",
+                index + 1
+            ));
+        }
+        row.record &= record;
+        row.file.clone_from(&raw.name);
+        Ok(row)
+    });
     let own = rows.collect::<Result<Vec<Row>, String>>()?;
     check_order(file, &own)?;
 
@@ -145,10 +179,11 @@ pub fn read(file: &str, text: &str, arch: &Arch, base: &dyn Fn(&str) -> Option<S
     let Some(extends) = raw.extends else {
         let default = at_top(raw.default, "default")?;
         let other_abi = at_top(raw.other_abi, "other_abi")?;
-        return Ok(Profile { name: raw.name, summary: raw.summary, default, other_abi, rows: own });
+        let record_default = record && default != Action::Allow;
+        return Ok(Profile { name: raw.name, summary: raw.summary, default, record_default, other_abi, rows: own });
     };
-    if raw.default.is_some() || raw.other_abi.is_some() {
-        return Err(format!("{file}: default and other_abi come from {extends}"));
+    if raw.default.is_some() || raw.other_abi.is_some() || raw.record.is_some() {
+        return Err(format!("{file}: default, other_abi and record come from {extends}"));
     }
     let base_text = base(&extends).ok_or_else(|| format!("{file}: extends the unknown profile {extends}"))?;
     let base = read(&format!("seccomp/{extends}.json"), &base_text, arch, &|_| None)?;
@@ -189,7 +224,14 @@ fn row(file: &str, number: usize, value: serde_json::Value, arch: &Arch) -> Resu
     if args.iter().map(|condition| condition.arg).collect::<BTreeSet<_>>().len() != args.len() {
         return Err(at("one argument has two conditions".into()));
     }
-    Ok(Row { syscalls, args, action, otherwise, reason: raw.reason })
+    let mut row = Row { syscalls, args, action, otherwise, record: false, file: String::new(), reason: raw.reason };
+    row.record = match raw.record {
+        Some(true) => return Err(at("record is said only where it is false".into())),
+        Some(false) if !row.refuses() => return Err(at("record, where nothing is refused".into())),
+        Some(false) => false,
+        None => row.refuses(),
+    };
+    Ok(row)
 }
 
 fn checked_action(raw: RawAction) -> Result<Action, String> {
@@ -206,6 +248,7 @@ fn condition(raw: RawCondition) -> Result<Condition, String> {
     let number = |text: &str| names::value(text).ok_or_else(|| format!("unknown value {text}"));
     let wide = raw.size == Size::Long;
     let mask = raw.mask.as_deref().map(number).transpose()?;
+    let mask_name = raw.mask.clone();
     if raw.arg > 5 {
         return Err(format!("a call has no argument {}", raw.arg));
     }
@@ -226,7 +269,7 @@ fn condition(raw: RawCondition) -> Result<Condition, String> {
         }
         values.push((text, value));
     }
-    Ok(Condition { arg: raw.arg, name: raw.name, wide, mask, values })
+    Ok(Condition { arg: raw.arg, name: raw.name, wide, mask, mask_name, values })
 }
 
 /// For each call: rows decide in order, and the last one decides everything that is left.

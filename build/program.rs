@@ -20,6 +20,8 @@ const RETURN: u16 = 0x06;
 const KILL_PROCESS: u32 = 0x8000_0000;
 const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
+/// The kernel asks the listener for the answer and ignores the low bits; here they say what it has to be.
+const USER_NOTIF: u32 = 0x7fc0_0000;
 
 /// Offsets in `seccomp_data`: number, architecture, and the low half of the first argument.
 const NUMBER: u32 = 0;
@@ -74,9 +76,10 @@ impl Graph {
         })
     }
 
-    fn action(&mut self, action: &Action) -> Id {
+    fn action(&mut self, action: &Action, record: bool) -> Id {
         self.node(Node::Return(match action {
             Action::Allow => ALLOW,
+            Action::Errno { number, .. } if record => USER_NOTIF | u32::from(*number),
             Action::Errno { number, .. } => ERRNO | u32::from(*number),
         }))
     }
@@ -92,8 +95,8 @@ impl Graph {
     /// The rows of one call: where one neither matches nor says what then, the next decides.
     fn rows(&mut self, rows: &[&Row], default: Id) -> Id {
         rows.iter().rev().fold(default, |next, row| {
-            let matched = self.action(&row.action);
-            let mismatch = row.otherwise.as_ref().map_or(next, |action| self.action(action));
+            let matched = self.action(&row.action, row.record);
+            let mismatch = row.otherwise.as_ref().map_or(next, |action| self.action(action, row.record));
             row.args.iter().rev().fold(matched, |matched, condition| self.condition(condition, matched, mismatch))
         })
     }
@@ -128,10 +131,10 @@ impl Graph {
 /// Compiles one profile.
 pub fn compile(profile: &Profile, arch: &Arch) -> Result<BpfProgram, String> {
     let mut graph = Graph::default();
-    let default = graph.action(&profile.default);
+    let default = graph.action(&profile.default, profile.record_default);
     let leaves: BTreeMap<u32, Id> =
         profile.by_number().into_iter().map(|(number, rows)| (number, graph.rows(&rows, default))).collect();
-    let other_abi = graph.action(&profile.other_abi);
+    let other_abi = graph.action(&profile.other_abi, false);
     let native = graph.tree(&ranges(&leaves, default, arch.other_abi_from, other_abi));
     let killed = graph.node(Node::Return(KILL_PROCESS));
     let root = graph.test(Seen { word: ARCH, mask: u32::MAX }, JUMP_EQUAL, arch.audit, native, killed);

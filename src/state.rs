@@ -14,10 +14,11 @@ use crate::config::file::read_no_follow;
 type Migration = fn(&Path) -> io::Result<()>;
 
 /// Schema 0 is the directory of 0.1.0, which had no number and nothing in it.
-const MIGRATIONS: &[Migration] = &[|_| Ok(()), |dir| make(&dir.join(TOOLS)), |dir| make(&dir.join(EXECUTIONS))];
+const MIGRATIONS: &[Migration] =
+    &[|_| Ok(()), |dir| make(&dir.join(TOOLS)), |dir| make(&dir.join(EXECUTIONS)), |_| Ok(())];
 /// Since schema 2: manifests of registered tools.
 const TOOLS: &str = "tools";
-/// Since schema 3: runs without a caller.
+/// Since schema 3: runs without a caller. Since schema 4 some of them need no sandbox.
 const EXECUTIONS: &str = "executions";
 const FILE: &str = "schema";
 const FILE_BYTES_MAX: u64 = 32;

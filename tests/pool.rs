@@ -187,6 +187,28 @@ fn a_taken_sandbox_is_the_same_as_one_that_is_built_for_its_call() {
 
 /// What an interpreter that was up before could have brought along from another's: nothing is equal between two.
 #[test]
+fn what_is_refused_in_a_taken_sandbox_is_told_as_in_any_other() {
+    if !machine::expect_all(&["root", "python3"]) {
+        return;
+    }
+    let engine = Engine::start(&[]);
+    let mut front = prepared(&engine);
+    for level in LEVELS {
+        // Nothing of the interpreter's own start, ahead or not.
+        let taken = run(&mut front, level, "python", "print(1)");
+        assert_eq!((taken.end.denials, taken.created.enforced.denials_recorded), (Some(vec![]), true));
+        let taken = run(&mut front, level, "python", "import ctypes; [ctypes.CDLL(None).ptrace(0) for _ in range(2)]");
+        let all = taken.end.denials.unwrap();
+        let told: Vec<_> = all.iter().map(|d| (d.rule.as_str(), d.count)).collect();
+        assert_eq!(told, [("seccomp/standard.json: ptrace", 2)]);
+        let event = |e: &Event| matches!(e, Event::Denied { id, .. } if *id == taken.id);
+        assert_eq!(front.events.extract_if(.., |e| event(e)).count(), 1);
+        let taken = run(&mut front, level, "bash", "unshare --user true; true");
+        assert_eq!(taken.end.denials.unwrap().len(), 1);
+    }
+}
+
+#[test]
 fn no_two_interpreters_share_their_random_state_or_their_addresses() {
     if !machine::expect_all(&["root", "python3"]) {
         return;

@@ -1,5 +1,7 @@
 //! Executions that are followed, that run without a caller, and many in one request, against a whole daemon.
 
+#[path = "streaming/denials.rs"]
+mod denials;
 #[path = "streaming/restarts.rs"]
 mod restarts;
 #[path = "support/daemon.rs"]

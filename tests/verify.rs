@@ -310,7 +310,8 @@ mod left_out {
         // With its capabilities kept pid 1 may install one.
         alone(&["no-new-privs", "capabilities"]),
         alone(&["seccomp"]),
-        Drop { level: "minimal", ..alone(&["seccomp"]) },
+        // Without a user namespace of its own nothing else stands before those that a process may make.
+        Drop { level: "minimal", also: &["new-namespaces"], ..alone(&["seccomp"]) },
         alone(&["workload-filter"]),
         alone(&["landlock"]),
         Drop { level: "standard", ..alone(&["landlock"]) },

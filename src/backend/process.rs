@@ -101,7 +101,11 @@ impl ProcessBackend {
             effective_capabilities: report.effective.clone(),
             bounding_capabilities: report.bounding.iter().map(|n| launch::capability(*n)).collect(),
             no_new_privs: report.no_new_privs,
-            seccomp: SeccompReport { profile: profile.name.to_owned(), sha256: profile.sha256.to_owned() },
+            seccomp: SeccompReport {
+                profile: profile.name.to_owned(),
+                sha256: profile.sha256.to_owned(),
+                denials_recorded: report.denials_recorded,
+            },
             landlock: None,
             cgroup: live.cgroup.clone(),
         })

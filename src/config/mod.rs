@@ -8,7 +8,7 @@ mod source;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::spec::Level;
+use crate::spec::{EgressRules, Level};
 
 pub use source::Source;
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub pool: Pool,
     pub checks: Checks,
     pub host: Host,
+    /// What calls may reach on the network.
+    pub egress: EgressRules,
     pub principals: Vec<PrincipalRule>,
 }
 

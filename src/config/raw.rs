@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Deserialize;
 
 use super::*;
-use crate::spec::Level;
+use crate::spec::{EgressRuleError, EgressRules, Level};
 
 const MIB: u64 = 1024 * 1024;
 /// A config file is written by hand; a larger one is a mistake.
@@ -29,6 +30,7 @@ pub(super) struct Raw {
     leases: RawLeases,
     users: RawUsers,
     runtimes: RawRuntimes,
+    egress: RawEgress,
     principals: Vec<RawPrincipal>,
 }
 
@@ -172,6 +174,23 @@ struct RawRuntimes {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawEgress {
+    enabled: bool,
+    ports: Vec<u16>,
+    hosts: Vec<String>,
+    allow: Vec<String>,
+    deny: Vec<String>,
+}
+
+impl Default for RawEgress {
+    fn default() -> Self {
+        let EgressRules { enabled, ports, .. } = EgressRules::default();
+        Self { enabled, ports, hosts: Vec::new(), allow: Vec::new(), deny: Vec::new() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPrincipal {
     name: String,
@@ -279,6 +298,7 @@ impl Raw {
                     .map(|d| absolute("runtimes.directories", d))
                     .collect::<Result<_, _>>()?,
             },
+            egress: self.egress.validate()?,
             principals: principals(self.principals)?,
         })
     }
@@ -368,6 +388,24 @@ impl RawLeases {
         // Below 65536 real users live; the last two numbers are "no change" and its 16-bit twin's neighbour.
         let most = u64::from(u32::MAX - 2).saturating_sub(self.count.into());
         within("leases.first_uid", first.into(), 65_536, most).map(|v| Some(v as u32))
+    }
+}
+
+impl RawEgress {
+    fn validate(self) -> Result<EgressRules, ConfigError> {
+        fn all<T: FromStr<Err = EgressRuleError>>(key: &'static str, texts: &[String]) -> Result<Vec<T>, ConfigError> {
+            texts.iter().map(|text| text.parse().map_err(|e: EgressRuleError| bad(key, e.to_string()))).collect()
+        }
+        if self.ports.contains(&0) {
+            return Err(bad("egress.ports", "0 is no port"));
+        }
+        Ok(EgressRules {
+            enabled: self.enabled,
+            ports: self.ports,
+            hosts: all("egress.hosts", &self.hosts)?,
+            allow: all("egress.allow", &self.allow)?,
+            deny: all("egress.deny", &self.deny)?,
+        })
     }
 }
 

@@ -147,6 +147,7 @@ impl Config {
             ceilings: next.ceilings,
             pool: next.pool,
             checks: next.checks,
+            egress: next.egress,
             principals: next.principals,
             listen: Listen { tcp_anonymous: next.listen.tcp_anonymous, ..self.listen.clone() },
             host: Host { runtime_directories: next.host.runtime_directories, ..self.host.clone() },
@@ -168,12 +169,13 @@ mod tests {
             "allow_degraded = true\nstate_dir = '/x'\n[levels]\nminimal = true\n[ceilings]\nmax_memory_mb = 100\n\
              [listen]\ntcp_anonymous = 'loopback'\nsocket = '/x/s'\n[http]\nqueue_max = 7\n[capacity]\nsandboxes = 3\n\
              [leases]\ncount = 100\n[users]\nfront = 'x'\n[runtimes]\ndirectories = ['/opt/x']\n\
+             [egress]\nports = [8080]\n\
              [[principals]]\nname = 'a'\nuids = [1]\n",
         );
         let (config, differs) = old.adopt(next.clone());
         assert_eq!(differs, ["state_dir", "listen.socket", "http", "capacity", "leases", "users"]);
         assert!(config.allow_degraded && config.levels.minimal);
-        assert_eq!((config.ceilings, config.principals), (next.ceilings, next.principals));
+        assert_eq!((config.ceilings, config.egress, config.principals), (next.ceilings, next.egress, next.principals));
         assert_eq!(config.listen.tcp_anonymous, TcpAnonymous::Loopback);
         assert_eq!(config.host.runtime_directories, next.host.runtime_directories);
         assert_eq!((&config.state_dir, config.http), (&old.state_dir, old.http));

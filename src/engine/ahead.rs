@@ -386,6 +386,8 @@ impl Monitor {
         // Before the reply, which may find its front gone and end the sandbox.
         self.wake(key, began + wall.min(super::lifecycle::TICK));
         self.reply(from, seq, Reply::Taken { created, landlock }, ends);
+        // As of one that was started for its call.
+        self.tell_earlier_denials(key);
     }
 }
 

@@ -53,6 +53,7 @@ impl Monitor {
                 match self.backend.enforced(&sandbox.live, &sandbox.plan, &report) {
                     Ok(enforced) => {
                         sandbox.state = State::Ready;
+                        sandbox.denials = enforced.seccomp.denials_recorded.then(Default::default);
                         sandbox.enforced = Some(enforced);
                         if sandbox.ahead.is_some() {
                             return self.ahead_is_ready(key);
@@ -96,6 +97,8 @@ impl Monitor {
                 self.answer_exec(key, Reply::Refused(refusal));
                 self.kill(key, Outcome::EngineFault);
             }
+            // Calls of its command: none is made before that has been started.
+            (FromInit::Denied(told), State::Running | State::Waiting | State::Ending) => self.denied(key, &told),
             (FromInit::Ended(end), State::Running) => {
                 // Its clocks stop here: what it left is killed and reaped on nobody's time.
                 if let Some(run) = &mut sandbox.run {
@@ -331,7 +334,7 @@ impl Monitor {
     }
 
     /// Sends an event to whom it concerns.
-    fn tell(&mut self, owner: Option<ConnectionKey>, lifetime: LifetimeWire, event: &FromMonitor) {
+    pub(super) fn tell(&mut self, owner: Option<ConnectionKey>, lifetime: LifetimeWire, event: &FromMonitor) {
         match (lifetime, owner) {
             (LifetimeWire::Call, Some(owner)) => self.send(owner, event, Vec::new()),
             (LifetimeWire::Call, None) => {}

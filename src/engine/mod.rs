@@ -4,6 +4,7 @@
 mod ahead;
 mod claim;
 mod connection;
+mod denials;
 mod journal;
 mod leases;
 mod lifecycle;

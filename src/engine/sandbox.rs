@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
+use super::denials::Record;
 use super::states::State;
 use crate::backend::process::Live;
 use crate::launch::channel::CommandEnd;
@@ -42,6 +43,8 @@ pub struct Sandbox {
     pub destroy: bool,
     /// Read back when it was ready, and found to be what the plan says.
     pub enforced: Option<Enforced>,
+    /// What was refused in it, where pid 1 counts that.
+    pub denials: Option<Record>,
     /// What the command of a detached one put on itself, once it was started.
     pub landlock: Option<LandlockWire>,
     /// The command's end, once it was told.
@@ -112,6 +115,7 @@ impl Sandbox {
             resident_bytes: 0,
             destroy: false,
             enforced: None,
+            denials: None,
             landlock: None,
             end: None,
             ahead,
@@ -163,6 +167,7 @@ impl Sandbox {
             (None, false, Some(end)) => crate::backend::process::own_end(&end, profile),
             (None, false, None) => Outcome::EngineFault,
         };
-        End { outcome, limits_hit, usage: self.usage() }
+        let denials = self.denials.as_ref().map(|record| record.all(&self.plan));
+        End { outcome, limits_hit, usage: self.usage(), denials }
     }
 }

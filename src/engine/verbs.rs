@@ -290,6 +290,10 @@ impl Monitor {
         let mut fds = Vec::new();
         let mut entries = Vec::new();
         for (mut stat, outputs) in page {
+            // Those of a whole page would not fit.
+            if let Some(end) = &mut stat.end {
+                end.denials = None;
+            }
             let copies: Result<Vec<OwnedFd>, _> = outputs.iter().map(|fd| fd.as_fd().try_clone_to_owned()).collect();
             match copies {
                 Ok(copies) => {

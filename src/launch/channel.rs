@@ -62,10 +62,21 @@ pub enum FromInit {
     Started { pid: i32, landlock: Option<LandlockWire> },
     /// The command could not be executed; nothing ran.
     NotStarted { step: String, target: String, errno: i32 },
+    /// Calls that were refused, as counted so far: those of which the count has changed.
+    Denied(Vec<DeniedMessage>),
     /// The command's own process ended; pid 1 is about to kill and reap every other process of its namespace.
     Ended(CommandEnd),
     /// That is done; pid 1 ends now.
     Alone,
+}
+
+/// By the numbers of `policy::seccomp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedMessage {
+    pub rule: u16,
+    /// Of the system call.
+    pub number: u32,
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use caps::CapSet;
 use nix::fcntl::OFlag;
@@ -17,6 +18,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, fchdir, pipe2, setgroups, sethostname, setresgid, setresuid};
 
 use super::channel::{CommandEnd, FromInit, ToInit, hear, receive, send};
+use super::denials::{self, Recorder};
 use super::error::{LaunchError, Step};
 use super::fault::{Fence, dropped};
 use super::readback::{self, EngineView, Report};
@@ -42,8 +44,8 @@ pub(super) struct Setup<'a> {
 /// Never returns. Reports what failed, or becomes the sandbox's idle first process.
 pub(super) fn run(setup: Setup<'_>) -> Infallible {
     let channel = setup.channel.as_fd();
-    let report = match demote(&setup) {
-        Ok(report) => report,
+    let (report, recorder) = match demote(&setup) {
+        Ok(demoted) => demoted,
         Err(e) => {
             let message = FromInit::Failed { errno: e.errno(), step: e.step.to_owned(), target: e.target };
             // If this fails the engine is gone, and with it whoever could be told.
@@ -56,14 +58,14 @@ pub(super) fn run(setup: Setup<'_>) -> Infallible {
     }
     // Its end, for whatever reason, is the end of every process in here: the kernel kills a pid namespace with its
     // first process.
-    exit_now(match serve(setup.plan, channel) {
+    exit_now(match serve(setup.plan, channel, recorder) {
         Ok(()) => 0,
         Err(_) => 71,
     })
 }
 
 /// The steps, in the only order that works. Each comment says why the step stands where it does.
-fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
+fn demote(setup: &Setup<'_>) -> Result<(Report, Option<Recorder>), LaunchError> {
     let plan = setup.plan;
     let channel = setup.channel.as_fd();
     let user_namespace = plan.namespaces.contains(&Namespace::User);
@@ -157,15 +159,17 @@ fn demote(setup: &Setup<'_>) -> Result<Report, LaunchError> {
     prctl::set_pdeathsig(Signal::SIGKILL).step("die with parent", "SIGKILL")?;
     // The engine may have died before the line above; getppid is 0 in here, but its socket tells.
     engine_is_there(channel)?;
-    // The signal descriptor is made before the filter so that the filter need not allow for it.
+    // From here on a call of this process that a recorded row refuses would wait for this process itself: for ever, or until
+    // the engine's patience ends. It makes none (policy/seccomp/tests.rs).
+    let mut recorder = None;
     if !dropped(Fence::Seccomp)
         && let Some(profile) = seccomp::for_level(plan.seccomp.level, plan.seccomp.memfd)
     {
-        crate::sys::seccomp::install(profile.program).step("seccomp", profile.name)?;
+        recorder = denials::install(profile)?.map(|listener| Recorder::new(listener, profile));
     }
-    let report = readback::read(namespaces, loopback_up)?;
+    let report = readback::read(namespaces, loopback_up, recorder.is_some())?;
     readback::verify(&report, plan, setup.id, setup.engine)?;
-    Ok(report)
+    Ok((report, recorder))
 }
 
 /// Groups before gid before uid: each needs the privilege that the next gives up.
@@ -320,28 +324,45 @@ fn write_file(path: &str, text: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// Waits for commands and for children that end; ends when the engine goes away.
-fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
+/// Waits for commands, for children that end and for refused calls; ends when the engine goes away.
+fn serve(plan: &Plan, channel: BorrowedFd<'_>, mut recorder: Option<Recorder>) -> io::Result<()> {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block()?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut running: Option<i32> = None;
     loop {
-        let (engine_speaks, child_ended) = {
-            let mut fds = [PollFd::new(channel, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
+        let news_in = recorder.as_ref().and_then(Recorder::news_in);
+        let (engine_speaks, child_ended, refused) = {
+            let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
+            // Without a recorder the channel a second time, whose answer is not looked at.
+            let listener = recorder.as_ref().map_or(channel, Recorder::listener);
+            let mut fds = [watched(channel), watched(signals.as_fd()), watched(listener)];
+            // Rounded up: waking before the time would only mean waiting again.
+            let ms = |wait: Duration| wait.as_micros().div_ceil(1000) as u16;
+            let timeout = news_in.map_or(PollTimeout::NONE, |wait| ms(wait).into());
+            match poll(&mut fds, timeout) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 result => result?,
             };
             let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
-            (ready(&fds[0]), ready(&fds[1]))
+            // Of the listener this alone says that a call waits: without one it would be this process that does.
+            let asks = fds[2].revents().is_some_and(|r| r.contains(PollFlags::POLLIN));
+            (ready(&fds[0]), ready(&fds[1]), asks)
         };
+        if let Some(recorder) = &mut recorder {
+            if refused {
+                recorder.answer()?;
+            }
+            if recorder.news_in() == Some(Duration::ZERO) {
+                send(channel, &FromInit::Denied(recorder.news()), &[])?;
+            }
+        }
         if child_ended {
             while signals.read_signal()?.is_some() {}
             while let Some(reaped) = reap_any()? {
                 if running == Some(reaped.pid) {
-                    return end(plan, channel, &reaped);
+                    return end(plan, channel, recorder.as_mut(), &reaped);
                 }
             }
         }
@@ -367,7 +388,13 @@ fn serve(plan: &Plan, channel: BorrowedFd<'_>) -> io::Result<()> {
 /// The end is told at once: the command's clocks stop there. Once all others are dead and reaped that is told, so that the
 /// engine may believe the end of the output; then this process ends by itself, and what its end takes (mounts, namespaces)
 /// is done beside the engine, not in its way.
-fn end(plan: &Plan, channel: BorrowedFd<'_>, reaped: &Reaped) -> io::Result<()> {
+fn end(plan: &Plan, channel: BorrowedFd<'_>, recorder: Option<&mut Recorder>, reaped: &Reaped) -> io::Result<()> {
+    // Before the end, which is told with them. A call that waits now is another process's, which dies below.
+    if let Some(recorder) = recorder
+        && recorder.news_in().is_some()
+    {
+        send(channel, &FromInit::Denied(recorder.news()), &[])?;
+    }
     // Before they die: what is full now may be empty then.
     send(channel, &FromInit::Ended(end_of(plan, reaped)), &[])?;
     kill_all_others()?;
@@ -377,6 +404,10 @@ fn end(plan: &Plan, channel: BorrowedFd<'_>, reaped: &Reaped) -> io::Result<()> 
 
 /// Starts the command and tells the engine whether its program runs.
 fn start_command(plan: &Plan, channel: BorrowedFd<'_>, command: workload::Command) -> io::Result<Option<i32>> {
+    // For the test of what becomes of a sandbox whose pid 1 makes a call that it would have to answer itself.
+    if super::fault::at("own refused call").is_err() {
+        let _never = nix::unistd::sethostname("");
+    }
     // A pipe, not a socket: a socket would be in the sandbox's network namespace, and seen there.
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
     let pid = start(|| workload::run(plan, &command, theirs.as_fd()));

@@ -9,6 +9,7 @@
 pub mod assets;
 mod build;
 pub mod channel;
+mod denials;
 mod error;
 pub mod fault;
 mod init;

@@ -29,6 +29,8 @@ pub struct Report {
     pub securebits: u64,
     pub dumpable: bool,
     pub seccomp_mode: u64,
+    /// Pid 1 holds the listener of its filter.
+    pub denials_recorded: bool,
     pub loopback_up: Option<bool>,
 }
 
@@ -83,7 +85,11 @@ pub(super) fn read_namespaces(plan: &Plan) -> Result<Vec<u64>, LaunchError> {
 }
 
 /// Asks the kernel about the calling process.
-pub(super) fn read(namespaces: Vec<u64>, loopback_up: Option<bool>) -> Result<Report, LaunchError> {
+pub(super) fn read(
+    namespaces: Vec<u64>,
+    loopback_up: Option<bool>,
+    denials_recorded: bool,
+) -> Result<Report, LaunchError> {
     let uids = unistd::getresuid().step("read back", "uids")?;
     let gids = unistd::getresgid().step("read back", "gids")?;
     let sets = cred::capability_sets().step("read back", "capabilities")?;
@@ -102,6 +108,7 @@ pub(super) fn read(namespaces: Vec<u64>, loopback_up: Option<bool>) -> Result<Re
         securebits: cred::securebits().step("read back", "securebits")?,
         dumpable: prctl::get_dumpable().step("read back", "dumpable")?,
         seccomp_mode: cred::seccomp_mode().step("read back", "seccomp")?,
+        denials_recorded,
         loopback_up,
     })
 }

@@ -2,6 +2,10 @@
 //!
 //! The profiles are written in `seccomp/*.json`; `build.rs` checks and compiles them. Everything here is constant.
 
+mod refusals;
+
+pub use refusals::{NUMBERS_MAX, OTHER_NUMBERS, OTHER_RULES};
+
 use crate::spec::Level;
 use std::fmt;
 
@@ -14,6 +18,8 @@ pub struct Profile {
     pub sha256: &'static str,
     /// What a call gets that no row names.
     pub default: Action,
+    /// As [`Row::record`]. What another ABI gets is never recorded.
+    pub record_default: bool,
     /// What a call of another ABI on this architecture gets (x32 on x86_64).
     pub other_abi: Action,
     pub program: &'static [Instruction],
@@ -40,6 +46,11 @@ pub struct Row {
     pub action: Action,
     /// What the call gets when the conditions do not hold. Without it the call's next row decides.
     pub otherwise: Option<Action>,
+    /// The kernel asks the filter's listener for the row's errors, which are then counted. Not so for what programs try
+    /// only to learn whether it is there.
+    pub record: bool,
+    /// The profile in which it is written.
+    pub file: &'static str,
     pub reason: &'static str,
 }
 
@@ -61,6 +72,8 @@ pub struct Condition {
     pub wide: bool,
     /// The bits that are compared; all of them where there is none.
     pub mask: Option<u64>,
+    /// The mask as the profile writes it.
+    pub mask_name: Option<&'static str>,
     pub values: &'static [Value],
 }
 
@@ -126,6 +139,20 @@ pub fn for_level(level: Level, memfd_noexec: bool) -> Option<&'static Profile> {
         Level::Strict => Some(&STRICT_NO_MEMFD),
         Level::Maximum => None,
     }
+}
+
+/// `program` where nobody holds its listener: what it would ask about gets the same error at once.
+pub fn quiet(program: &[Instruction]) -> Vec<Instruction> {
+    // BPF_RET with a constant, and the values of linux/seccomp.h; build/program.rs puts the error into the low bits.
+    const RETURN: u16 = 0x06;
+    const DATA: u32 = 0xffff;
+    const USER_NOTIF: u32 = 0x7fc0_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    let answered = |step: &Instruction| match step {
+        Instruction { code: RETURN, k, .. } if k & !DATA == USER_NOTIF => Instruction { k: ERRNO | k & DATA, ..*step },
+        _ => *step,
+    };
+    program.iter().map(answered).collect()
 }
 
 /// The second filter, installed in the workload's process just before exec, after its Landlock rules.

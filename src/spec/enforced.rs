@@ -32,6 +32,8 @@ pub struct SeccompReport {
     pub profile: String,
     /// Of the BPF program, in lower-case hexadecimal.
     pub sha256: String,
+    /// What the profile refuses on purpose is counted.
+    pub denials_recorded: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod checks;
 mod command;
+mod egress;
 mod enforced;
 mod facts;
 mod id;
@@ -16,10 +17,11 @@ pub use checks::{
     SeccompAction, SeccompChecks, errno_text,
 };
 pub use command::{Command, CommandError, ENV_BYTES_MAX, EXTRA_FDS_MAX};
+pub use egress::{EgressDenial, EgressRuleError, EgressRules};
 pub use enforced::{CgroupReport, Enforced, LandlockReport, LandlockStatus, NetworkReport, SeccompReport};
 pub use facts::{Controllers, HostFacts, KernelVersion};
 pub use id::{ExecutionId, IdError, RequestId, SandboxId, WorkspaceName};
 pub use level::{Backend, Level, UnknownLevel};
 pub use limits::{LimitField, LimitRequest, Limits};
-pub use outcome::{Clock, End, KilledBy, LimitHit, LimitKind, Outcome, Usage};
+pub use outcome::{Clock, DENIALS_MAX, Denial, End, KilledBy, Layer, LimitHit, LimitKind, Outcome, Usage};
 pub use text::{NO_CONTROLS, capped, escape_controls};

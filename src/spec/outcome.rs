@@ -152,12 +152,44 @@ pub struct Usage {
     pub network_requests: u64,
 }
 
+/// Which fence refused something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    Seccomp,
+}
+
+impl Layer {
+    pub const ALL: [Layer; 1] = [Layer::Seccomp];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Layer::Seccomp => "seccomp",
+        }
+    }
+}
+
+/// Something that a fence refused without ending the command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    pub layer: Layer,
+    /// Where the refusal is written: `seccomp/standard.json: ptrace`.
+    pub rule: String,
+    /// What was refused: the system call, and what about it the rule refuses where that is not all of it.
+    pub detail: String,
+    pub count: u64,
+}
+
+/// Entries in the record of one command; the last one stands for all that found no room.
+pub const DENIALS_MAX: usize = 64;
+
 /// The end of one command, as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     pub outcome: Outcome,
     pub limits_hit: Vec<LimitHit>,
     pub usage: Usage,
+    /// `None` where nobody recorded them.
+    pub denials: Option<Vec<Denial>>,
 }
 
 #[cfg(test)]

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::aside::aside;
 use super::call::{CallError, Context};
+use super::conclusion::note;
+use super::definition::{FrontDone, FrontTerms, Shaped};
 use super::execute::Service;
-use super::finish::{Execution, Finished, ToolError};
+use super::finish::{Execution, Finished, StreamFacts, ToolError};
 use super::live::Listed;
-use super::plan::Plan;
+use super::plan::{FrontWork, Plan, Work};
 use super::recover::Taken;
 use super::registry::Registered;
-use super::run::{Attempt, Ran, random};
+use super::run::{Attempt, Ran, cancelled, ended, random};
 use super::spool::Line;
-use crate::spec::{LimitHit, LimitKind, Outcome, capped};
+use crate::spec::{LimitHit, LimitKind, Outcome, Usage, capped};
 use crate::wire::client::ClientError;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -35,12 +38,21 @@ impl Service {
         arrived: Instant,
         (number, mut adopted): (u32, Option<Taken>),
     ) -> Result<Execution, CallError> {
+        let deadline = context.timeout_ms.map(|ms| arrived + Duration::from_millis(ms));
+        let job = match &plan.work {
+            Work::Command(job) => job,
+            Work::Front(work) => {
+                let lost = matches!(adopted, Some(Taken::Lost));
+                return self.answer(listed, (plan, work, lost), context, tool, arrived, deadline).await;
+            }
+        };
         let mut attempt = Attempt {
             monitor: &self.monitor,
             admission: &self.admission,
             plan,
+            job,
             workspace: context.workspace.as_ref(),
-            deadline: context.timeout_ms.map(|ms| arrived + Duration::from_millis(ms)),
+            deadline,
             entry: &listed.entry,
             number,
         };
@@ -51,6 +63,7 @@ impl Service {
                 None => attempt.run().await,
                 Some(Taken::Adopted(adopted)) => attempt.adopt(*adopted).await,
                 Some(Taken::Ran(ran)) => Ok(*ran),
+                Some(Taken::Lost) => Err(CallError::Internal("a command was taken for the front's own work".into())),
             };
             let again = match &result {
                 Ok(ran) => tool.about().hints.idempotent && failed_by_chance(ran),
@@ -69,7 +82,7 @@ impl Service {
                 && in_time
             {
                 let refused = Line::Refused { attempt: attempt.number };
-                let _a_later_front_is_told_less = attempt.note(|| refused).await;
+                let _a_later_front_is_told_less = note(&listed.entry, || refused).await;
                 tokio::time::sleep(pause).await;
                 continue;
             }
@@ -86,6 +99,67 @@ impl Service {
         self.finish(listed, tool, context, ran, attempts, arrived).await
     }
 
+    /// A call that needs no sandbox. `lost`: an earlier front was at it when it ended.
+    async fn answer(
+        &self,
+        listed: &Listed,
+        (plan, work, lost): (&Plan, &FrontWork, bool),
+        context: Context,
+        tool: Registered,
+        arrived: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Execution, CallError> {
+        let entry = &listed.entry;
+        entry.started();
+        if let Some(log) = &entry.log {
+            log.started(1, None);
+        }
+        let began = Instant::now();
+        let own = began + Duration::from_millis(plan.limits.wall_ms);
+        let mut cancel = entry.cancel.subscribe();
+        let terms = FrontTerms { config: self.config(), network_requests_max: context.limits.network_requests };
+        let failed = |code, message: &str| {
+            let shaped = Shaped { result: RawValue::NULL.to_owned(), error: Some(ToolError::new(code, message)) };
+            FrontDone { shaped, network_requests: 0 }
+        };
+        let once = !tool.about().hints.idempotent;
+        if once && !lost {
+            note(entry, || Line::Answering).await?;
+        }
+        let done = tokio::select! {
+            biased;
+            () = std::future::ready(()), if lost => {
+                failed("interrupted", "the daemon ended while this was under way; whether it was done is not known")
+            }
+            why = cancelled(&mut cancel) => return Err(ended(why)),
+            () = tokio::time::sleep_until(deadline.map_or(own, |deadline| deadline.min(own))) => {
+                failed("timed_out", "the call's time was over before its result was there")
+            }
+            done = (work.run)(terms) => {
+                done.ok_or_else(|| CallError::Internal("the work of a call was not finished".into()))?
+            }
+        };
+        let FrontDone { shaped, network_requests } = done;
+        Ok(Execution {
+            id: entry.id.clone(),
+            tool,
+            agent_id: context.agent_id,
+            metadata: context.metadata,
+            result: shaped.result,
+            error: shaped.error.map(|e| ToolError { message: capped(&e.message, 2000), ..e }),
+            outcome: None,
+            limits_hit: Vec::new(),
+            time: arrived.elapsed(),
+            attempts: 1,
+            cached: false,
+            usage: Usage { wall_us: began.elapsed().as_micros() as u64, network_requests, ..Usage::default() },
+            stdout: StreamFacts::default(),
+            stderr: StreamFacts::default(),
+            sandbox: None,
+            denials: None,
+        })
+    }
+
     async fn finish(
         self: &Arc<Self>,
         listed: &Listed,
@@ -96,9 +170,9 @@ impl Service {
         arrived: Instant,
     ) -> Result<Execution, CallError> {
         let Ran { sandbox, end, stdout, stderr, result } = ran;
-        let (outcome, refused, mut limits_hit, usage) = match end {
-            Ok(end) => (Some(end.outcome), None, end.limits_hit, end.usage),
-            Err(refused) => (None, Some(refused), Vec::new(), Default::default()),
+        let (outcome, refused, mut limits_hit, usage, denials) = match end {
+            Ok(end) => (Some(end.outcome), None, end.limits_hit, end.usage, end.denials),
+            Err(refused) => (None, Some(refused), Vec::new(), Default::default(), None),
         };
         let outcome = outcome.map(bounded);
         let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
@@ -133,7 +207,8 @@ impl Service {
             usage,
             stdout: stdout_facts,
             stderr: stderr_facts,
-            sandbox,
+            sandbox: Some(sandbox),
+            denials,
         })
     }
 }

@@ -79,6 +79,8 @@ pub enum CallError {
     Blocked(Blocked),
     #[error("level {level} is not available on this host: {}", .missing.join("; "))]
     LevelUnavailable { level: Level, missing: Vec<String> },
+    #[error("{tool} needs a network, and level {level} has none")]
+    LevelUnsuitable { tool: String, level: Level },
     #[error("the engine can not be reached")]
     EngineUnavailable(#[source] ClientError),
     /// `target` is what the step worked on.

@@ -11,7 +11,7 @@ use super::live::{Entry, Listed};
 use super::plan::Plan;
 use super::replies::Reserved;
 use super::run::{destroy, random};
-use super::spool::Spool;
+use super::spool::{Line, Spool};
 use super::stored::{StoredCall, StoredEnd, StoredError};
 use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::spec::{KilledBy, Outcome};
@@ -79,15 +79,30 @@ impl Service {
     }
 
     fn count(&self, execution: &Execution) {
-        let outcome = execution.outcome.as_ref().map_or("setup_failed", Outcome::kind);
-        let (level, cpu) = (execution.sandbox.level.name(), execution.usage.cpu_us as f64 / 1e6);
+        let (level, no_outcome) = match &execution.sandbox {
+            Some(sandbox) => (sandbox.level.name(), "setup_failed"),
+            None => ("none", if execution.success() { "answered" } else { "failed" }),
+        };
+        let outcome = execution.outcome.as_ref().map_or(no_outcome, Outcome::kind);
+        let cpu = execution.usage.cpu_us as f64 / 1e6;
         self.metrics().ran(&execution.tool.about().name, level, outcome, execution.time.as_secs_f64(), cpu);
         execution.limits_hit.iter().for_each(|hit| self.metrics().limit_hit(hit.kind.name()));
     }
 }
 
+/// Adds to the journal of a run that outlives the daemon.
+pub(super) async fn note(entry: &Entry, line: impl FnOnce() -> Line) -> Result<(), CallError> {
+    let Some(spool) = entry.spool.clone() else { return Ok(()) };
+    let line = line();
+    match off_thread(move || spool.note(&line)).await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(not_kept(&error)),
+        None => Err(CallError::Draining),
+    }
+}
+
 /// The disk does not take what is to be kept of a run.
-pub(super) fn not_kept(error: &io::Error) -> CallError {
+fn not_kept(error: &io::Error) -> CallError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CallError::AtCapacity {
             what: "there is no space left to keep a run without a caller".into(),

@@ -1,6 +1,7 @@
 //! What a tool is: a [`Tool`] in its own types, and the same behind one face for all, [`AnyTool`].
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -11,10 +12,11 @@ use serde_json::{Map, Value};
 
 use super::day::Day;
 use super::finish::{Finished, ToolError};
-use super::plan::Job;
+use super::plan::{BoxFuture, FrontWork, Job, Work};
 use super::schema::{self, Schema, Violation};
 use super::version::Version;
 use crate::checks::Language;
+use crate::config::Config;
 use crate::spec::{Level, capped};
 
 /// What is told about a tool beside its schemas.
@@ -30,6 +32,8 @@ pub struct About {
     pub hints: Hints,
     /// The weakest level at which it may run; `None` leaves it to caller and principal.
     pub level: Option<Level>,
+    /// Whether it is of no use without a network, which strict and maximum have not.
+    pub needs_network: bool,
 }
 
 impl About {
@@ -43,6 +47,7 @@ impl About {
             examples: Vec::new(),
             hints: Hints::default(),
             level: None,
+            needs_network: false,
         }
     }
 }
@@ -94,6 +99,55 @@ pub trait Tool: Send + Sync + 'static {
     fn shape(&self, finished: Finished) -> Shaped<Self::Output>;
 }
 
+/// A tool that needs no sandbox: it runs nothing of its caller's, it only looks at what was sent. The front answers it.
+pub trait FrontTool: Send + Sync + 'static {
+    /// Parameters, once they passed the schema. `deny_unknown_fields`, so that the schema says so.
+    type Input: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+    /// `result` of a reply.
+    type Output: Serialize + JsonSchema;
+
+    fn about(&self) -> About;
+
+    /// What the schema can not say about parameters that it accepted.
+    fn check(&self, _input: &Self::Input) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    /// Milliseconds that it may take; `None`: the level's own time.
+    fn timeout_ms(&self, _input: &Self::Input) -> Option<u64> {
+        None
+    }
+
+    /// `None`: it was not finished. What goes over many bytes does so [`aside`].
+    ///
+    /// [`aside`]: super::aside::aside
+    fn run(
+        self: Arc<Self>,
+        input: Arc<Self::Input>,
+        terms: FrontTerms,
+    ) -> impl Future<Output = Option<FrontDone<Self::Output>>> + Send;
+}
+
+/// Under what a tool without a sandbox works.
+pub struct FrontTerms {
+    pub config: Arc<Config>,
+    /// The most requests to the network, where the caller said.
+    pub network_requests_max: Option<u32>,
+}
+
+/// What came of it.
+pub struct FrontDone<T = Box<RawValue>> {
+    pub shaped: Shaped<T>,
+    pub network_requests: u64,
+}
+
+impl<T> FrontDone<T> {
+    /// Of what needs no network and always succeeds.
+    pub fn result(result: T) -> Self {
+        Self { shaped: Shaped { result, error: None }, network_requests: 0 }
+    }
+}
+
 /// A tool's own result.
 pub struct Shaped<T = Box<RawValue>> {
     pub result: T,
@@ -122,14 +176,15 @@ pub trait AnyTool: Send + Sync {
         Ok(())
     }
 
-    /// What to run for `parameters`, which have passed the schema.
-    fn job(&self, parameters: Map<String, Value>) -> Result<Job, Vec<Violation>>;
+    /// What to do for `parameters`, which have passed the schema.
+    fn work(&self, parameters: Map<String, Value>) -> Result<Work, Vec<Violation>>;
 
     /// See [`Tool::screened`].
     fn screened(&self) -> Option<Language> {
         None
     }
 
+    /// Of the command that [`AnyTool::work`] asked for.
     fn shape(&self, finished: Finished) -> Shaped;
 }
 
@@ -167,12 +222,10 @@ impl<T: Tool> AnyTool for Typed<T> {
         Some(&self.result)
     }
 
-    fn job(&self, parameters: Map<String, Value>) -> Result<Job, Vec<Violation>> {
-        let input: T::Input = serde_json::from_value(Value::Object(parameters))
-            // The schema is made from the same type: what it lets through can be read.
-            .map_err(|e| vec![Violation::new("/parameters", capped(&e.to_string(), 200))])?;
+    fn work(&self, parameters: Map<String, Value>) -> Result<Work, Vec<Violation>> {
+        let input: T::Input = read(parameters)?;
         let found = self.tool.check(&input);
-        if found.is_empty() { Ok(self.tool.job(input)) } else { Err(found) }
+        if found.is_empty() { Ok(Work::Command(self.tool.job(input))) } else { Err(found) }
     }
 
     fn screened(&self) -> Option<Language> {
@@ -180,14 +233,79 @@ impl<T: Tool> AnyTool for Typed<T> {
     }
 
     fn shape(&self, finished: Finished) -> Shaped {
-        let Shaped { result, error } = self.tool.shape(finished);
-        match serde_json::value::to_raw_value(&result) {
-            Ok(result) => Shaped { result, error },
-            Err(e) => {
-                tracing::error!(error = %e, tool = self.about.name, "a result has no JSON form");
-                let error = ToolError::new("internal", "the result has no JSON form");
-                Shaped { result: RawValue::NULL.to_owned(), error: Some(error) }
-            }
+        written(&self.about, self.tool.shape(finished))
+    }
+}
+
+/// A [`FrontTool`] as one of many.
+pub(super) struct TypedFront<T: FrontTool> {
+    tool: Arc<T>,
+    about: About,
+    schema: Schema,
+    result: Value,
+}
+
+impl<T: FrontTool> TypedFront<T> {
+    pub(super) fn new(tool: T) -> Self {
+        Self {
+            about: tool.about(),
+            schema: Schema::of::<T::Input>(),
+            result: schema::derive::result::<T::Output>(),
+            tool: Arc::new(tool),
+        }
+    }
+}
+
+impl<T: FrontTool> AnyTool for TypedFront<T> {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    fn result_schema(&self) -> Option<&Value> {
+        Some(&self.result)
+    }
+
+    fn work(&self, parameters: Map<String, Value>) -> Result<Work, Vec<Violation>> {
+        let input: T::Input = read(parameters)?;
+        let found = self.tool.check(&input);
+        if !found.is_empty() {
+            return Err(found);
+        }
+        let timeout_ms = self.tool.timeout_ms(&input);
+        let (tool, about, input) = (Arc::clone(&self.tool), self.about.clone(), Arc::new(input));
+        let run = move |terms| -> BoxFuture {
+            let (tool, about, input) = (Arc::clone(&tool), about.clone(), Arc::clone(&input));
+            Box::pin(async move {
+                let FrontDone { shaped, network_requests } = tool.run(input, terms).await?;
+                Some(FrontDone { shaped: written(&about, shaped), network_requests })
+            })
+        };
+        Ok(Work::Front(FrontWork { run: Box::new(run), timeout_ms }))
+    }
+
+    /// There was no command.
+    fn shape(&self, _: Finished) -> Shaped {
+        Shaped { result: RawValue::NULL.to_owned(), error: Some(ToolError::new("internal", "nothing was run")) }
+    }
+}
+
+/// The schema is made from the same type: what it lets through can be read.
+fn read<T: DeserializeOwned>(parameters: Map<String, Value>) -> Result<T, Vec<Violation>> {
+    serde_json::from_value(Value::Object(parameters))
+        .map_err(|e| vec![Violation::new("/parameters", capped(&e.to_string(), 200))])
+}
+
+fn written(about: &About, shaped: Shaped<impl Serialize>) -> Shaped {
+    match serde_json::value::to_raw_value(&shaped.result) {
+        Ok(result) => Shaped { result, error: shaped.error },
+        Err(e) => {
+            tracing::error!(error = %e, tool = about.name, "a result has no JSON form");
+            let error = ToolError::new("internal", "the result has no JSON form");
+            Shaped { result: RawValue::NULL.to_owned(), error: Some(error) }
         }
     }
 }

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::call::CallError;
 use super::finish::{Execution, Reply};
-use crate::policy::table::OUTPUT_BYTES_MAX;
-use crate::spec::SandboxId;
+use super::place::{DENIALS_TOLD_MAX, Place, TICK_MAX};
+use crate::spec::{Denial, SandboxId};
 
 /// A command that writes byte by byte is told of in pieces: whoever follows looks again after this long.
 const GATHERED_FOR: Duration = Duration::from_millis(5);
@@ -36,10 +36,12 @@ pub enum Stream {
 /// One thing that happened.
 #[derive(Clone)]
 pub enum What {
-    /// A command runs. Another attempt begins its streams anew.
-    Started { attempt: u32, sandbox: SandboxId },
+    /// A command runs, or the tool works that needs none. Another attempt begins its streams anew.
+    Started { attempt: u32, sandbox: Option<SandboxId> },
     /// Bytes of a stream from `offset` on: whole characters, where they are characters.
     Output { stream: Stream, offset: u64, bytes: Vec<u8> },
+    /// A rule refused something for the first time, so often so far. The reply has them all.
+    Denied(Denial),
     /// Nothing happened for a while.
     Ping,
     /// The last one.
@@ -51,42 +53,6 @@ pub struct Event {
     /// Rising: see [`Place`].
     pub id: u64,
     pub what: What,
-}
-
-/// Where a reader is: how much of each stream of which attempt it has. That is also what an event's number says, so a reader
-/// can go on behind any event without a list of those that were handed out, also when the daemon has been restarted since:
-/// from the highest bits down the attempt, the bytes of stdout and of stderr, and what distinguishes events between bytes. None
-/// of them ever falls before one above it has risen, so numbers rise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Place {
-    /// 0 before the first.
-    attempt: u32,
-    /// Of stdout and of stderr.
-    told: [u64; 2],
-    /// 0 behind what was told, then pings; [`END_TICK`] behind everything.
-    tick: u64,
-}
-
-/// A stream keeps 16 MiB at most, a call has six attempts at most.
-const BYTES_BITS: u32 = 25;
-const TICK_BITS: u32 = 10;
-const END_TICK: u64 = (1 << TICK_BITS) - 1;
-const _: () = assert!(OUTPUT_BYTES_MAX < 1 << BYTES_BITS);
-
-impl Place {
-    fn number(self) -> u64 {
-        let [stdout, stderr] = self.told;
-        ((u64::from(self.attempt) << BYTES_BITS | stdout) << BYTES_BITS | stderr) << TICK_BITS | self.tick
-    }
-
-    fn of(number: u64) -> Self {
-        let bytes = |shift: u32| number >> shift & ((1 << BYTES_BITS) - 1);
-        Self {
-            attempt: (number >> (2 * BYTES_BITS + TICK_BITS)) as u32,
-            told: [bytes(BYTES_BITS + TICK_BITS), bytes(TICK_BITS)],
-            tick: number & END_TICK,
-        }
-    }
 }
 
 /// The events of one execution.
@@ -107,10 +73,17 @@ struct State {
 
 struct Attempt {
     number: u32,
-    sandbox: SandboxId,
+    sandbox: Option<SandboxId>,
     streams: [Told; 2],
-    /// In which order bytes came: which stream, and up to where.
-    order: Vec<(Stream, u64)>,
+    denials: Vec<Denial>,
+    /// In which order they came: bytes of which stream, or denials, and up to where.
+    order: Vec<(Lane, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Bytes(Stream),
+    Denials,
 }
 
 #[derive(Default)]
@@ -124,11 +97,15 @@ impl Attempt {
     /// Everything before `whole` may be told from now on.
     fn tell(&mut self, stream: Stream, whole: usize) {
         self.streams[stream as usize].whole = whole;
-        // Beyond the bound the last two, which are of different streams, take what comes.
-        let among = if self.order.len() < ORDER_MAX { 1 } else { 2 };
-        match self.order.iter_mut().rev().take(among).find(|(last, _)| *last == stream) {
-            Some((_, to)) => *to = whole as u64,
-            None => self.order.push((stream, whole as u64)),
+        self.order(Lane::Bytes(stream), whole);
+    }
+
+    fn order(&mut self, lane: Lane, to: usize) {
+        // Beyond the bound the last three, of which no two are of one kind, take what comes.
+        let among = if self.order.len() < ORDER_MAX { 1 } else { 3 };
+        match self.order.iter_mut().rev().take(among).find(|(last, _)| *last == lane) {
+            Some((_, before)) => *before = to as u64,
+            None => self.order.push((lane, to as u64)),
         }
     }
 
@@ -139,9 +116,9 @@ impl Attempt {
 
 impl State {
     fn place(&self) -> Place {
-        let last = self.attempts.last();
-        let tick = if self.end.is_some() { END_TICK } else { 0 };
-        Place { attempt: last.map_or(0, |a| a.number), told: last.map_or([0; 2], Attempt::told), tick }
+        let of = |a: &Attempt| Place { attempt: a.number, told: a.told(), denials: a.denials.len() as u64, tick: 0 };
+        let last = self.attempts.last().map_or(Place::default(), of);
+        if self.end.is_some() { last.ended() } else { last }
     }
 
     /// Adds to `events` what `attempt` has behind `place`, which is in it or before; whether there was room for all.
@@ -151,7 +128,18 @@ impl State {
             let what = What::Started { attempt: attempt.number, sandbox: attempt.sandbox.clone() };
             events.push(Event { id: place.number(), what });
         }
-        for &(stream, to) in &attempt.order {
+        for &(lane, to) in &attempt.order {
+            let Lane::Bytes(stream) = lane else {
+                while place.denials < to {
+                    if events.len() >= TAKEN_MAX {
+                        return false;
+                    }
+                    let what = What::Denied(attempt.denials[place.denials as usize].clone());
+                    *place = Place { denials: place.denials + 1, tick: 0, ..*place };
+                    events.push(Event { id: place.number(), what });
+                }
+                continue;
+            };
             let bytes = &attempt.streams[stream as usize].bytes;
             while place.told[stream as usize] < to {
                 if events.len() >= TAKEN_MAX || *room == 0 {
@@ -197,8 +185,8 @@ impl Log {
         self.changed.send_replace(());
     }
 
-    pub(super) fn started(&self, number: u32, sandbox: SandboxId) {
-        let attempt = Attempt { number, sandbox, streams: Default::default(), order: Vec::new() };
+    pub(super) fn started(&self, number: u32, sandbox: Option<SandboxId>) {
+        let attempt = Attempt { number, sandbox, streams: Default::default(), denials: Vec::new(), order: Vec::new() };
         self.tell(|state| state.attempts.push(attempt));
     }
 
@@ -214,6 +202,24 @@ impl Log {
             let whole = told.bytes.len() - super::output::incomplete_tail(&told.bytes[told.whole..]);
             if whole > told.whole {
                 attempt.tell(stream, whole);
+            }
+        });
+    }
+
+    /// Whether `denial` is told by an event of its own: the first of its rule, of the command that was started last.
+    pub(super) fn is_news(&self, denial: &Denial) -> bool {
+        let same = |told: &Denial| (&told.rule, &told.detail) == (&denial.rule, &denial.detail);
+        let state = self.lock();
+        state.attempts.last().is_some_and(|a| a.denials.len() < DENIALS_TOLD_MAX && !a.denials.iter().any(same))
+    }
+
+    /// What [`Log::is_news`] said is.
+    pub(super) fn denied(&self, denial: Denial) {
+        self.tell(|state| {
+            let Some(attempt) = state.attempts.last_mut() else { return };
+            if attempt.denials.len() < DENIALS_TOLD_MAX {
+                attempt.denials.push(denial);
+                attempt.order(Lane::Denials, attempt.denials.len());
             }
         });
     }
@@ -248,13 +254,16 @@ impl Log {
     pub fn goes_on(&self, after: u64) -> Option<bool> {
         let state = self.lock();
         let (after, last) = (Place::of(after), state.place());
-        let told = match after.attempt {
-            0 => [0; 2],
-            number => state.attempts.iter().find(|attempt| attempt.number == number)?.told(),
+        let (told, denials) = match after.attempt {
+            0 => ([0; 2], 0),
+            number => {
+                let attempt = state.attempts.iter().find(|attempt| attempt.number == number)?;
+                (attempt.told(), attempt.denials.len() as u64)
+            }
         };
-        let is_ours = after.told.iter().zip(told).all(|(after, told)| *after <= told)
-            && (after.tick != END_TICK || after == last);
-        is_ours.then_some(after != last || last.tick != END_TICK)
+        let low = if after.is_end() { after == last } else { after.denials <= denials };
+        let is_ours = after.told.iter().zip(told).all(|(after, told)| *after <= told) && low;
+        is_ours.then_some(!after.is_end())
     }
 
     /// The reply of one that has ended with one, as `render` writes it; `None` where there is none.
@@ -272,7 +281,9 @@ impl Log {
         let state = self.lock();
         let of_attempt = |attempt: &Attempt| {
             let streams: usize = attempt.streams.iter().map(|told| told.bytes.capacity()).sum();
-            size_of::<Attempt>() + streams + attempt.order.capacity() * size_of::<(Stream, u64)>()
+            let denial = |d: &Denial| size_of::<Denial>() + d.rule.len() + d.detail.len();
+            let denials: usize = attempt.denials.iter().map(denial).sum();
+            size_of::<Attempt>() + streams + denials + attempt.order.capacity() * size_of::<(Lane, u64)>()
         };
         let end = state.end.as_ref().and_then(|end| end.as_ref().as_ref().ok()).map_or(0, |reply| reply.held_bytes());
         // The reply is there as a value and, once somebody asks, as text.
@@ -287,8 +298,8 @@ impl Log {
         let from = state.attempts.partition_point(|attempt| attempt.number < place.attempt);
         let all = state.attempts[from..].iter().all(|attempt| State::read(attempt, place, &mut events, &mut room));
         match &state.end {
-            Some(end) if all && place.tick != END_TICK => {
-                place.tick = END_TICK;
+            Some(end) if all && !place.is_end() => {
+                *place = place.ended();
                 events.push(Event { id: place.number(), what: What::End(Arc::clone(end)) });
                 (events, true)
             }
@@ -319,7 +330,7 @@ impl Reader {
 
     /// The next events, at least one; empty after the last.
     pub async fn next(&mut self) -> Vec<Event> {
-        if self.ended || self.place.tick == END_TICK {
+        if self.ended || self.place.is_end() {
             return Vec::new();
         }
         let ping = Instant::now() + self.ping;
@@ -336,8 +347,8 @@ impl Reader {
             match tokio::time::timeout_at(ping, self.changed.changed()).await {
                 Ok(Ok(())) => tokio::time::sleep(GATHERED_FOR).await,
                 _ => {
-                    // The last number before the end's comes again, if a run is ever as quiet as that.
-                    self.place.tick = (self.place.tick + 1).min(END_TICK - 1);
+                    // The last number comes again where a run is as quiet as that.
+                    self.place.tick = (self.place.tick + 1).min(TICK_MAX);
                     return vec![Event { id: self.place.number(), what: What::Ping }];
                 }
             }
@@ -348,6 +359,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Layer;
 
     fn sandbox() -> SandboxId {
         SandboxId::from_random([0; 16])
@@ -369,31 +381,14 @@ mod tests {
         events.iter().map(|event| event.id).collect()
     }
 
-    #[test]
-    fn numbers_say_places_and_rise_with_each_of_their_parts() {
-        let places = [
-            Place { attempt: 0, told: [0, 0], tick: 1 },
-            Place { attempt: 1, told: [0, 0], tick: 0 },
-            Place { attempt: 1, told: [0, 1], tick: 0 },
-            Place { attempt: 1, told: [0, 1], tick: 1 },
-            Place { attempt: 1, told: [0, 1 << 24], tick: 0 },
-            Place { attempt: 1, told: [1, 1 << 24], tick: 0 },
-            Place { attempt: 1, told: [1 << 24, 1 << 24], tick: END_TICK - 1 },
-            Place { attempt: 1, told: [1 << 24, 1 << 24], tick: END_TICK },
-            Place { attempt: 6, told: [0, 0], tick: 0 },
-            Place { attempt: 6, told: [1 << 24, 1 << 24], tick: END_TICK },
-        ];
-        assert!(places.windows(2).all(|two| two[0].number() < two[1].number()));
-        for place in places {
-            assert_eq!(Place::of(place.number()), place);
-        }
-    }
-
     #[tokio::test]
     async fn who_comes_back_goes_on_where_it_was() {
         let log = Arc::new(Log::default());
-        assert_eq!((log.goes_on(0), log.goes_on(1), log.goes_on(END_TICK)), (Some(true), Some(true), None));
-        log.started(1, sandbox());
+        assert_eq!(
+            (log.goes_on(0), log.goes_on(1), log.goes_on(Place::default().ended().number())),
+            (Some(true), Some(true), None)
+        );
+        log.started(1, Some(sandbox()));
         log.output(Stream::Stdout, b"ab");
         log.output(Stream::Stdout, b"c");
         let mut reader = Reader::new(Arc::clone(&log), 0);
@@ -410,7 +405,7 @@ mod tests {
         );
         assert_eq!(numbers(&reader.next().await), numbers(&rest));
         // Another attempt begins anew; who was in the first one hears the rest of it.
-        log.started(2, sandbox());
+        log.started(2, Some(sandbox()));
         log.output(Stream::Stderr, b"g");
         log.end(Err(CallError::Draining));
         let last = Reader::new(Arc::clone(&log), rest[1].id).next().await;
@@ -428,9 +423,10 @@ mod tests {
         // Behind the end, beyond a stream, another attempt, the end of one before: never told.
         for number in [
             end.id + 1,
-            Place { attempt: 1, told: [6, 0], tick: 0 }.number(),
-            Place { attempt: 3, told: [0, 0], tick: 0 }.number(),
-            Place { attempt: 1, told: [5, 1], tick: END_TICK }.number(),
+            Place { attempt: 1, told: [6, 0], denials: 0, tick: 0 }.number(),
+            Place { attempt: 1, told: [5, 0], denials: 1, tick: 0 }.number(),
+            Place { attempt: 3, told: [0, 0], denials: 0, tick: 0 }.number(),
+            Place { attempt: 1, told: [5, 1], denials: 0, tick: 0 }.ended().number(),
             u64::MAX,
         ] {
             assert_eq!(log.goes_on(number), None, "{number:#x}");
@@ -438,9 +434,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn denials_stand_between_bytes_and_come_once() {
+        let denial =
+            |rule: usize| Denial { layer: Layer::Seccomp, rule: rule.to_string(), detail: "x".into(), count: 1 };
+        let log = Arc::new(Log::default());
+        assert!(!log.is_news(&denial(0)), "no command was started");
+        log.started(1, Some(sandbox()));
+        log.output(Stream::Stdout, b"a");
+        log.denied(denial(0));
+        assert!(!log.is_news(&denial(0)) && log.is_news(&denial(1)));
+        log.output(Stream::Stdout, b"b");
+        for rule in 1..100 {
+            if log.is_news(&denial(rule)) {
+                log.denied(denial(rule));
+            }
+        }
+        log.output(Stream::Stderr, b"c");
+        log.end(Err(CallError::Draining));
+        let mut reader = Reader::new(Arc::clone(&log), 0);
+        let all = reader.next().await;
+        let kinds: String = all
+            .iter()
+            .map(|event| match &event.what {
+                What::Started { .. } => 's',
+                What::Output { bytes, .. } => bytes[0] as char,
+                What::Denied(_) => 'd',
+                What::Ping => 'p',
+                What::End(_) => 'e',
+            })
+            .collect();
+        assert_eq!(kinds, format!("sadb{}ce", "d".repeat(DENIALS_TOLD_MAX - 1)));
+        assert!(numbers(&all).windows(2).all(|two| two[0] < two[1]));
+        for (at, event) in all.iter().enumerate() {
+            assert_eq!(log.goes_on(event.id), Some(at + 1 < all.len()));
+            let rest = Reader::new(Arc::clone(&log), event.id).next().await;
+            assert_eq!(numbers(&rest), numbers(&all[at + 1..]), "behind {at}");
+        }
+    }
+
+    #[tokio::test]
     async fn characters_are_not_cut_and_large_output_comes_in_pieces() {
         let log = Arc::new(Log::default());
-        log.started(1, sandbox());
+        log.started(1, Some(sandbox()));
         let text = "é".repeat(100_000);
         for chunk in text.as_bytes().chunks(16_383) {
             log.output(Stream::Stdout, chunk);
@@ -471,7 +506,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_changes_between_its_streams_for_ever_is_told_whole_all_the_same() {
         let log = Arc::new(Log::default());
-        log.started(1, sandbox());
+        log.started(1, Some(sandbox()));
         let all = ORDER_MAX + 100;
         for _ in 0..all {
             log.output(Stream::Stdout, b"o");
@@ -509,7 +544,7 @@ mod tests {
     #[tokio::test]
     async fn silence_is_told_with_a_number_of_its_own() {
         let log = Arc::new(Log::default());
-        log.started(1, sandbox());
+        log.started(1, Some(sandbox()));
         log.output(Stream::Stdout, b"a");
         let mut reader = Reader { ping: Duration::from_millis(20), ..Reader::new(Arc::clone(&log), 0) };
         let first = reader.next().await;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::registry::Registered;
 
-use crate::spec::{Clock, Enforced, ExecutionId, Level, LimitHit, Outcome, SandboxId, Usage};
+use crate::spec::{Clock, Denial, Enforced, ExecutionId, Level, LimitHit, Outcome, SandboxId, Usage};
 
 /// Why a call that got as far as a sandbox did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +17,13 @@ pub struct ToolError {
     /// The outcome's kind, `nonzero_exit`, `exception`, or the tool's own.
     pub code: Cow<'static, str>,
     pub message: String,
+    /// What refused, where a rule with a name did.
+    pub rule: Option<String>,
 }
 
 impl ToolError {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code), message: message.into() }
+        Self { code: Cow::Borrowed(code), message: message.into(), rule: None }
     }
 }
 
@@ -88,7 +90,7 @@ pub struct SandboxFacts {
     pub enforced: Enforced,
 }
 
-/// A call after which there is something to tell: a sandbox was built for it.
+/// A call after which there is something to tell: a sandbox was built for it, or it needed none.
 #[derive(Clone)]
 pub struct Execution {
     pub id: ExecutionId,
@@ -107,7 +109,10 @@ pub struct Execution {
     pub usage: Usage,
     pub stdout: StreamFacts,
     pub stderr: StreamFacts,
-    pub sandbox: SandboxFacts,
+    /// `None`: the tool needs none.
+    pub sandbox: Option<SandboxFacts>,
+    /// What was refused; `None` where nobody recorded that.
+    pub denials: Option<Vec<Denial>>,
 }
 
 impl Execution {
@@ -130,7 +135,9 @@ impl Execution {
                     Value::Null | Value::Bool(_) | Value::Number(_) => 0,
                 }
         }
-        self.result.get().len() + self.metadata.as_ref().map_or(0, map)
+        let denial = |d: &Denial| size_of::<Denial>() + d.rule.len() + d.detail.len();
+        let denials: usize = self.denials.iter().flatten().map(denial).sum();
+        self.result.get().len() + self.metadata.as_ref().map_or(0, map) + denials
     }
 }
 

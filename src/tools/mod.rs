@@ -4,6 +4,7 @@
 //! knows HTTP, and nothing here knows more of the engine than its verbs.
 
 mod admission;
+mod analyze;
 pub mod aside;
 mod attempts;
 mod bash;
@@ -17,11 +18,14 @@ pub mod events;
 pub mod execute;
 mod fair;
 pub mod finish;
+mod hash;
+mod http;
 mod kept;
 mod level;
 pub mod listing;
 pub mod live;
 mod output;
+mod place;
 mod plan;
 pub mod principal;
 mod python;

@@ -1,10 +1,12 @@
 //! From a call to what will run: a tool's job, its level, its limits, its time.
 
+use std::pin::Pin;
+
 use serde_json::Value;
 
 use super::cache::{Epoch, Key};
 use super::call::{Call, CallError, Context};
-use super::definition::AnyTool;
+use super::definition::{AnyTool, FrontDone, FrontTerms};
 use super::level;
 use super::principal::Principal;
 use super::schema::Violation;
@@ -16,6 +18,22 @@ use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits
 
 pub(super) const CODE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) const STDIN_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a call comes to.
+pub enum Work {
+    /// A command in a sandbox.
+    Command(Job),
+    Front(FrontWork),
+}
+
+/// What the front does itself, without a command or a sandbox.
+pub struct FrontWork {
+    /// `None`: it was not finished.
+    pub(super) run: Box<dyn Fn(FrontTerms) -> BoxFuture + Send + Sync>,
+    pub(super) timeout_ms: Option<u64>,
+}
+
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Option<FrontDone>> + Send>>;
 
 /// What a tool wants run.
 #[derive(Debug, Clone)]
@@ -34,7 +52,7 @@ pub struct Job {
 
 /// A job that may run, at a level and within limits that this caller may have.
 pub(super) struct Plan {
-    pub job: Job,
+    pub work: Work,
     /// The whole environment.
     pub env: Vec<(String, String)>,
     /// Whether its environment and its place are every command's own.
@@ -58,14 +76,23 @@ pub(super) fn plan(
     let Call { parameters, context, .. } = call;
     let parameters = tool.schema().accept(parameters).map_err(CallError::Parameters)?;
     let level = level::effective(&context, principal, tool.about().level, config.levels)?;
+    if tool.about().needs_network && matches!(level, Level::Strict | Level::Maximum) {
+        return Err(CallError::LevelUnsuitable { tool: tool.about().name.clone(), level });
+    }
     let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
-    let job = tool.job(parameters).map_err(CallError::Parameters)?;
-    screen(tool, &job, level, config)?;
+    let work = tool.work(parameters).map_err(CallError::Parameters)?;
+    if let Work::Command(job) = &work {
+        screen(tool, job, level, config)?;
+    }
+    let (own, timeout_ms) = match &work {
+        Work::Command(job) => (job.limits, job.timeout_ms),
+        Work::Front(work) => (LimitRequest::default(), work.timeout_ms),
+    };
 
-    let mut request = context.limits.within(&job.limits).map_err(|beyond| {
+    let mut request = context.limits.within(&own).map_err(|beyond| {
         let of_the_tool = |field: LimitField| {
             let shown = |request: &LimitRequest| request.get(field).unwrap_or_default() as f64 / field.unit();
-            let (asked, most) = (shown(&context.limits), shown(&job.limits));
+            let (asked, most) = (shown(&context.limits), shown(&own));
             Violation::new(
                 format!("/context/limits/{}", field.name()),
                 format!("{asked} is greater than the tool's maximum of {most}"),
@@ -81,20 +108,23 @@ pub(super) fn plan(
     }
     resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
     let wall_most = table(level).wall_ms.most.min(config.ceilings.wall_ms);
-    if let Some(asked) = job.timeout_ms.filter(|ms| *ms > wall_most) {
+    if let Some(asked) = timeout_ms.filter(|ms| *ms > wall_most) {
         let message = format!("{} is greater than the maximum of {}", seconds(asked), seconds(wall_most));
         return Err(CallError::Parameters(vec![Violation::new("/parameters/timeout", message)]));
     }
-    request.wall_ms = request.wall_ms.into_iter().chain(job.timeout_ms).min();
+    request.wall_ms = request.wall_ms.into_iter().chain(timeout_ms).min();
     let limits =
         resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
 
-    let env = environment(&config.host.runtime_directories, &job.env);
-    check_command(&job, &env)?;
-    let is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
+    let (mut env, mut is_plain) = (Vec::new(), true);
+    if let Work::Command(job) = &work {
+        env = environment(&config.host.runtime_directories, &job.env);
+        check_command(job, &env)?;
+        is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
+    }
     let cached = asked
         .map(|parameters| Key::of(epoch, tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
-    Ok((Plan { job, env, is_plain, level, request, limits, cached }, context))
+    Ok((Plan { work, env, is_plain, level, request, limits, cached }, context))
 }
 
 /// Looks at the code that the caller wrote.
@@ -209,6 +239,7 @@ mod tests {
     #[test]
     fn a_relative_working_directory_lies_in_the_workspace() {
         let plan = planned(json!({ "command": "a", "working_dir": "b/c" }), Context::default()).unwrap();
-        assert_eq!(plan.job.cwd, "/workspace/b/c");
+        let Work::Command(job) = plan.work else { panic!() };
+        assert_eq!(job.cwd, "/workspace/b/c");
     }
 }

@@ -25,7 +25,7 @@ use super::stored::{StoredCall, StoredEnd};
 use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::spec::{End, Enforced, Level, Outcome, SandboxId, Usage, capped};
 use crate::wire::client::{Client, ClientError, Exited};
-use crate::wire::{BuiltWire, LifetimeWire, OUTPUTS, Reply, StatWire, Verb, WhyWire};
+use crate::wire::{BuiltWire, EndWire, LifetimeWire, OUTPUTS, Reply, StatWire, Verb, WhyWire};
 
 /// Engine and front may have been restarted together; an engine that is away for longer is told of.
 const ENGINE_TELL: Duration = Duration::from_secs(60);
@@ -39,6 +39,8 @@ pub(super) enum Taken {
     Adopted(Box<Adopted>),
     /// It has ended, and only this much is known.
     Ran(Box<Ran>),
+    /// It was the front's own work, and ended with it.
+    Lost,
 }
 
 /// One that has not ended.
@@ -215,6 +217,7 @@ impl Service {
     ) -> Result<Execution, CallError> {
         let last = building(&one.journal);
         let first = match last {
+            None if one.journal.contains(&Line::Answering) => (1, Some(Taken::Lost)),
             None => (next_attempt(&one.journal), None),
             Some(last) => (last.attempt, self.take_up(one, &last, client, seen).await?),
         };
@@ -267,7 +270,7 @@ impl Service {
                         tracing::warn!(%error, "the start of a run can not be kept over a restart");
                     }
                     if let Some(log) = &one.listed.entry.log {
-                        log.started(last.attempt, last.sandbox.clone());
+                        log.started(last.attempt, Some(last.sandbox.clone()));
                     }
                     built
                 }
@@ -279,7 +282,12 @@ impl Service {
             // Nothing of it is left, and nothing more is told of it.
             client.unwatch(last.sandbox.as_str());
         }
-        let exited = stat.end.map_or(exited, Exited::known);
+        let end = match stat.end {
+            // What was refused does not travel with the list.
+            Some(_) => ended(&client, &last.sandbox).await.map_err(CallError::EngineUnavailable)?.or(stat.end),
+            None => None,
+        };
+        let exited = end.map_or(exited, Exited::known);
         let (id, level) = (last.sandbox.clone(), stat.level.into());
         Ok(Some(Taken::Adopted(Box::new(Adopted { client, id, level, built, outputs, exited }))))
     }
@@ -303,7 +311,12 @@ fn entry(one: &Found<StoredCall>) -> Option<Entry> {
         let Some(sandbox) = one.journal.iter().rev().find_map(of) else { continue };
         entry.building(&sandbox);
         entry.started();
-        log.started(*attempt, sandbox);
+        log.started(*attempt, Some(sandbox));
+        let denied = |line: &Line| match line {
+            Line::Denied { attempt: of, denial } if of == attempt => Some(denial.clone()),
+            _ => None,
+        };
+        one.journal.iter().filter_map(denied).for_each(|denial| log.denied(denial.into()));
         log.output(Stream::Stdout, &one.spool.content(*attempt, "stdout"));
         log.output(Stream::Stderr, &one.spool.content(*attempt, "stderr"));
     }
@@ -362,6 +375,14 @@ async fn until_started(client: &Client, id: &SandboxId) -> Result<Option<BuiltWi
     }
 }
 
+/// The whole end of one that has ended.
+async fn ended(client: &Client, id: &SandboxId) -> Result<Option<EndWire>, ClientError> {
+    match client.call(Verb::Stat { id: id.as_str().to_owned() }).await? {
+        Reply::Stat(stat) => Ok(stat.end),
+        _ => Ok(None),
+    }
+}
+
 /// The engine ended, and the command with it.
 async fn lost(one: &Pending, last: &Building, built: BuiltWire) -> Result<Taken, CallError> {
     let (spool, attempt) = (one.spool.clone(), last.attempt);
@@ -385,7 +406,7 @@ async fn lost(one: &Pending, last: &Building, built: BuiltWire) -> Result<Taken,
         degraded: built.created.degraded,
         enforced,
     };
-    let end = End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage: Usage::default() };
+    let end = End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage: Usage::default(), denials: None };
     let result = document.into_document();
     Ok(Taken::Ran(Box::new(Ran { sandbox, end: Ok(end), stdout, stderr, result })))
 }

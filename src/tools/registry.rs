@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::definition::{AnyTool, Tool, Typed};
+use super::definition::{AnyTool, FrontTool, Tool, Typed, TypedFront};
 use super::version::{Version, Wanted};
 
 /// Versions of all tools together: what a listing holds, and what a caller must read through.
@@ -113,6 +113,9 @@ impl Registry {
         let mut add = |tool| table.add(tool).expect("built-in tools have names of their own");
         add(typed(super::bash::Bash));
         add(typed(super::python::Python));
+        add(in_front(super::hash::HashText));
+        add(in_front(super::analyze::DataAnalyzer));
+        add(in_front(super::http::HttpRequest));
         Self { table: RwLock::new(Arc::new(table)) }
     }
 
@@ -142,6 +145,11 @@ pub fn typed<T: Tool>(tool: T) -> Registered {
     Arc::new(Typed::new(tool))
 }
 
+/// The same of one that needs no sandbox.
+pub fn in_front<T: FrontTool>(tool: T) -> Registered {
+    Arc::new(TypedFront::new(tool))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +160,7 @@ mod tests {
         let Value::Object(parameters) = parameters else { panic!() };
         let tool = Registry::built_in().get(tool).unwrap();
         let found = match tool.schema().accept(parameters) {
-            Ok(parameters) => tool.job(parameters).err().unwrap_or_default(),
+            Ok(parameters) => tool.work(parameters).err().unwrap_or_default(),
             Err(found) => found,
         };
         found.into_iter().map(|v| (v.pointer, v.message)).collect()

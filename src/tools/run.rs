@@ -15,18 +15,18 @@ use tokio::time::Instant;
 use super::admission::Admission;
 use super::aside::off_thread;
 use super::call::CallError;
-use super::conclusion::not_kept;
+use super::conclusion::note;
 use super::events::Stream;
 use super::fair::Ask;
 use super::finish::{SandboxFacts, ToolError};
 use super::live::Entry;
 use super::output::{Captured, Flood, drain, feed};
-use super::plan::{Plan, in_contracts_unit};
+use super::plan::{Job, Plan, in_contracts_unit};
 use super::spool::Line;
 use crate::runtimes::Gate;
 use crate::runtimes::python::RESULT_BYTES_MAX;
-use crate::spec::{End, Enforced, Level, Outcome, SandboxId, Usage, WorkspaceName, capped};
-use crate::wire::client::{Client, ClientError, Exited, Monitor, Pending};
+use crate::spec::{Denial, End, Enforced, Level, Outcome, SandboxId, Usage, WorkspaceName, capped};
+use crate::wire::client::{Client, ClientError, Exited, Monitor, News, Pending};
 use crate::wire::{
     BuiltWire, Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
     code,
@@ -46,6 +46,7 @@ pub(super) struct Attempt<'a> {
     pub monitor: &'a Monitor,
     pub admission: &'a std::sync::Arc<Admission>,
     pub plan: &'a Plan,
+    pub job: &'a Job,
     pub workspace: Option<&'a WorkspaceName>,
     /// Of the whole call.
     pub deadline: Option<Instant>,
@@ -126,7 +127,7 @@ impl Attempt<'_> {
             instance: client.instance(),
             memory_bytes: self.plan.limits.memory_bytes,
         };
-        self.note(building).await?;
+        note(self.entry, building).await?;
         let mut exited = client.watch(id.as_str(), Box::new(permit)).map_err(CallError::EngineUnavailable)?;
         self.entry.building(&id);
         let launched = tokio::select! {
@@ -178,14 +179,15 @@ impl Attempt<'_> {
         conversation.await
     }
 
-    /// Adds to the journal of a run that outlives the daemon.
-    pub(super) async fn note(&self, line: impl FnOnce() -> Line) -> Result<(), CallError> {
-        let Some(spool) = self.entry.spool.clone() else { return Ok(()) };
-        let line = line();
-        match off_thread(move || spool.note(&line)).await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(not_kept(&error)),
-            None => Err(CallError::Draining),
+    /// Tells who follows, once for each rule; whoever goes on after a restart tells no other events.
+    async fn tell_denial(&self, denial: Denial) {
+        let Some(log) = self.entry.log.as_ref().filter(|log| log.is_news(&denial)) else { return };
+        let line = || Line::Denied { attempt: self.number, denial: denial.clone().into() };
+        match note(self.entry, line).await {
+            Ok(()) => log.denied(denial),
+            Err(_) => {
+                tracing::warn!(sandbox = ?self.entry.sandbox(), "a denial can not be kept: the reply alone tells of it")
+            }
         }
     }
 
@@ -205,7 +207,7 @@ impl Attempt<'_> {
     }
 
     fn ask(&self) -> Ask {
-        let job = &self.plan.job;
+        let job = self.job;
         let env: usize = self.plan.env.iter().map(|(name, value)| name.len() + value.len()).sum();
         Ask { memory_bytes: self.plan.limits.memory_bytes, text_bytes: job.code.len() + job.stdin.len() + env }
     }
@@ -241,7 +243,7 @@ impl Attempt<'_> {
         let take = Verb::Take(Take {
             id: id.as_str().to_owned(),
             level: self.plan.level.into(),
-            runtime: self.plan.job.runtime.name().to_owned(),
+            runtime: self.job.runtime.name().to_owned(),
             limits: self.plan.request.into(),
             wall_ms,
         });
@@ -268,18 +270,18 @@ impl Attempt<'_> {
         let gate = Gate { line: next()?, code: next()? };
         let ours = Ours {
             // An empty input ends here, before the gate is opened.
-            stdin: Some(stdin).filter(|_| !self.plan.job.stdin.is_empty()).map(Sender::from_owned_fd).transpose()?,
+            stdin: Some(stdin).filter(|_| !self.job.stdin.is_empty()).map(Sender::from_owned_fd).transpose()?,
             stdout: Some(Receiver::from_owned_fd(stdout)?),
             stderr: Some(Receiver::from_owned_fd(stderr)?),
             result: fds.next().map(Receiver::from_owned_fd).transpose()?,
         };
-        gate.open(&self.plan.job.code)?;
+        gate.open(&self.job.code)?;
         Ok(ours)
     }
 
     /// Sends Create and Exec without waiting between them.
     async fn build(&self, client: &Client, id: &SandboxId, wall_ms: u64) -> Result<Launched, CallError> {
-        let job = &self.plan.job;
+        let job = self.job;
         let (ours, theirs, argv, runtime) = self.prepare().map_err(no_descriptors)?;
         let create = Verb::Create(Create {
             id: id.as_str().to_owned(),
@@ -304,7 +306,7 @@ impl Attempt<'_> {
     }
 
     fn prepare(&self) -> io::Result<(Ours, Vec<OwnedFd>, Vec<String>, &'static str)> {
-        let job = &self.plan.job;
+        let job = self.job;
         let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from);
         let ((stdin_read, stdin_write), (stdout_read, stdout_write), (stderr_read, stderr_write)) =
             (pipe()?, pipe()?, pipe()?);
@@ -350,12 +352,12 @@ impl Attempt<'_> {
         };
         if let Ok(Reply::Started { landlock }) = &exec {
             let (attempt, created, landlock) = (self.number, Box::new(created.clone()), landlock.clone());
-            if let Err(error) = self.note(|| Line::Started { attempt, created, landlock }).await {
+            if let Err(error) = note(self.entry, || Line::Started { attempt, created, landlock }).await {
                 destroy(client.clone(), id.clone());
                 return Err(error);
             }
             if let Some(log) = &self.entry.log {
-                log.started(self.number, id.clone());
+                log.started(self.number, Some(id.clone()));
             }
         }
         self.attend(client, id, Begun { level: self.plan.level, created, exec, ours }, exited, wall).await
@@ -382,8 +384,19 @@ impl Attempt<'_> {
             Ok(Reply::Started { landlock }) => {
                 enforced.landlock = landlock.map(Into::into);
                 self.entry.started();
-                let streams = Streams { client, id, stdout: &mut stdout, stderr: &mut stderr, document: &mut document };
-                Ok(streams.until_end(ours, &self.plan.job.stdin, exited, started, wall).await)
+                let streams = Streams {
+                    attempt: self,
+                    client,
+                    id,
+                    stdout: &mut stdout,
+                    stderr: &mut stderr,
+                    document: &mut document,
+                };
+                let end = streams.until_end(ours, exited, started, wall).await;
+                for denial in end.denials.iter().flatten() {
+                    self.tell_denial(denial.clone()).await;
+                }
+                Ok(end)
             }
             Ok(Reply::Refused(Refusal::CommandFailed { step, target, errno })) => {
                 destroy(client.clone(), id.clone());
@@ -392,7 +405,7 @@ impl Attempt<'_> {
             // Its time was over, or it was ended, between two steps of its start: that is its end, and no failed set-up.
             Ok(Reply::Refused(Refusal::Ended { outcome })) => {
                 let usage = Usage { wall_us: started.elapsed().as_micros() as u64, ..Usage::default() };
-                Ok(End { outcome: outcome.into(), limits_hit: Vec::new(), usage })
+                Ok(End { outcome: outcome.into(), limits_hit: Vec::new(), usage, denials: None })
             }
             Ok(Reply::Refused(refusal)) => {
                 destroy(client.clone(), id.clone());
@@ -432,7 +445,7 @@ impl Attempt<'_> {
             Refusal::Ended { .. } => CallError::Ended,
             Refusal::UnknownWorkspace => CallError::UnknownWorkspace,
             Refusal::UnknownRuntime => CallError::MissingToolchain {
-                program: format!("{:?}", self.plan.job.runtime).to_lowercase(),
+                program: format!("{:?}", self.job.runtime).to_lowercase(),
                 reason: "the engine does not know this runtime".into(),
             },
             other @ (Refusal::CommandFailed { .. }
@@ -445,7 +458,7 @@ impl Attempt<'_> {
 }
 
 /// Ends the wait for a cancel only when there is one.
-async fn cancelled(cancel: &mut watch::Receiver<Option<WhyWire>>) -> WhyWire {
+pub(super) async fn cancelled(cancel: &mut watch::Receiver<Option<WhyWire>>) -> WhyWire {
     loop {
         if let Some(why) = *cancel.borrow_and_update() {
             return why;
@@ -457,7 +470,7 @@ async fn cancelled(cancel: &mut watch::Receiver<Option<WhyWire>>) -> WhyWire {
     }
 }
 
-fn ended(why: WhyWire) -> CallError {
+pub(super) fn ended(why: WhyWire) -> CallError {
     match why {
         WhyWire::Shutdown => CallError::Draining,
         WhyWire::Caller | WhyWire::Disconnect | WhyWire::OutputLimit => CallError::Ended,
@@ -519,6 +532,7 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], CallError> {
 
 /// The streams of a running command.
 struct Streams<'a> {
+    attempt: &'a Attempt<'a>,
     client: &'a Client,
     id: &'a SandboxId,
     stdout: &'a mut Captured,
@@ -527,7 +541,8 @@ struct Streams<'a> {
 }
 
 impl Streams<'_> {
-    async fn until_end(self, ours: Ours, stdin: &str, exited: &mut Exited, started: Instant, wall: Duration) -> End {
+    async fn until_end(self, ours: Ours, exited: &mut Exited, started: Instant, wall: Duration) -> End {
+        let stdin = &self.attempt.job.stdin;
         let eof_wait = if self.stdout.is_kept_on_disk() { SPOOLED_EOF_WAIT } else { EOF_WAIT };
         let flood = Flood { client: self.client, sandbox: self.id };
         let mut streams = pin!(async {
@@ -544,7 +559,11 @@ impl Streams<'_> {
             tokio::select! {
                 biased;
                 _ = &mut streams, if !drained => drained = true,
-                end = exited.end() => break end.ok(),
+                news = exited.next() => match news {
+                    Ok(News::Denied(denial)) => self.attempt.tell_denial(denial).await,
+                    Ok(News::Ended(end)) => break Some(*end),
+                    Err(_) => break None,
+                },
                 () = &mut overdue => {
                     tracing::error!(sandbox = %self.id, "the engine reported no end of a command in time");
                     destroy(self.client.clone(), self.id.clone());
@@ -559,7 +578,7 @@ impl Streams<'_> {
             Some(end) => end.into(),
             None => {
                 let usage = Usage { wall_us: started.elapsed().as_micros() as u64, ..Usage::default() };
-                End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage }
+                End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage, denials: None }
             }
         }
     }

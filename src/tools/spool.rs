@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::unix::pipe::Receiver;
 
 use super::call::CallError;
-use crate::wire::{CreatedWire, LandlockWire};
+use crate::wire::{CreatedWire, DenialWire, LandlockWire};
 
 /// Of all runs under way together, at their largest.
 const PROMISED_BYTES_MAX: u64 = 2 << 30;
@@ -46,8 +46,12 @@ pub(super) enum Line {
     Building { attempt: u32, sandbox: String, instance: u64, memory_bytes: u64 },
     /// The command was started in it.
     Started { attempt: u32, created: Box<CreatedWire>, landlock: Option<LandlockWire> },
+    /// An event tells of it.
+    Denied { attempt: u32, denial: DenialWire },
     /// Nothing ran in what was asked for last.
     Refused { attempt: u32 },
+    /// The front itself began with what can not be begun again as if nothing had been.
+    Answering,
     /// Somebody wanted it ended.
     Cancelled,
 }

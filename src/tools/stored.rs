@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::call::{Call, CallError, Context, Once};
 use super::definition::{About, AnyTool, Shaped};
 use super::finish::{Execution, Finished, Reply, SandboxFacts, StreamFacts, ToolError};
-use super::plan::Job;
+use super::plan::Work;
 use super::principal::Principal;
 use super::registry::{Registered, Registry};
 use super::schema::{Schema, Violation};
@@ -20,7 +20,9 @@ use crate::checks::Blocked;
 use crate::config::Role;
 use crate::spec::{Enforced, ExecutionId, Level, LimitHit};
 use crate::wire::client::ClientError;
-use crate::wire::{EnforcedWire, LandlockWire, LevelWire, LimitKindWire, LimitsWire, OutcomeWire, UsageWire};
+use crate::wire::{
+    DenialWire, EnforcedWire, LandlockWire, LevelWire, LimitKindWire, LimitsWire, OutcomeWire, UsageWire,
+};
 
 /// A call that runs without its caller, and for whom.
 #[derive(Clone, Serialize, Deserialize)]
@@ -144,6 +146,9 @@ pub(super) struct StoredReply {
     metadata: Option<Map<String, Value>>,
     result: Box<RawValue>,
     error: Option<(String, String)>,
+    /// Of the error. Schemas before 4 know none.
+    #[serde(default)]
+    rule: Option<String>,
     outcome: Option<OutcomeWire>,
     limits_hit: Vec<(LimitKindWire, u64)>,
     usage: UsageWire,
@@ -152,11 +157,15 @@ pub(super) struct StoredReply {
     cached: bool,
     stdout: (u64, bool, bool),
     stderr: (u64, bool, bool),
-    sandbox: String,
-    level: LevelWire,
-    degraded: Vec<String>,
-    enforced: EnforcedWire,
+    /// This and the rest: none where the tool needed none. Schemas before 4 know no such tools.
+    sandbox: Option<String>,
+    level: Option<LevelWire>,
+    degraded: Option<Vec<String>>,
+    enforced: Option<EnforcedWire>,
     landlock: Option<LandlockWire>,
+    /// Earlier versions recorded none.
+    #[serde(default)]
+    denials: Option<Vec<DenialWire>>,
 }
 
 fn facts(of: StreamFacts) -> (u64, bool, bool) {
@@ -169,7 +178,7 @@ fn of_facts((bytes, truncated, lossy): (u64, bool, bool)) -> StreamFacts {
 
 impl StoredReply {
     fn new(e: &Execution) -> Self {
-        let about = e.tool.about();
+        let (about, sandbox) = (e.tool.about(), e.sandbox.as_ref());
         Self {
             id: e.id.as_str().to_owned(),
             tool: about.name.clone(),
@@ -178,6 +187,7 @@ impl StoredReply {
             metadata: e.metadata.clone(),
             result: e.result.clone(),
             error: e.error.as_ref().map(|error| (error.code.to_string(), error.message.clone())),
+            rule: e.error.as_ref().and_then(|error| error.rule.clone()),
             outcome: e.outcome.clone().map(Into::into),
             limits_hit: e.limits_hit.iter().map(|hit| (hit.kind.into(), hit.count)).collect(),
             usage: e.usage.into(),
@@ -186,22 +196,25 @@ impl StoredReply {
             cached: e.cached,
             stdout: facts(e.stdout),
             stderr: facts(e.stderr),
-            sandbox: e.sandbox.id.as_str().to_owned(),
-            level: e.sandbox.level.into(),
-            degraded: e.sandbox.degraded.clone(),
-            enforced: e.sandbox.enforced.clone().into(),
-            landlock: e.sandbox.enforced.landlock.clone().map(Into::into),
+            sandbox: sandbox.map(|s| s.id.as_str().to_owned()),
+            level: sandbox.map(|s| s.level.into()),
+            degraded: sandbox.map(|s| s.degraded.clone()),
+            enforced: sandbox.map(|s| s.enforced.clone().into()),
+            landlock: sandbox.and_then(|s| s.enforced.landlock.clone()).map(Into::into),
+            denials: e.denials.clone().map(|all| all.into_iter().map(Into::into).collect()),
         }
     }
 
     /// `None` where it is not what [`StoredReply::new`] made.
     fn reply(self, registry: &Registry) -> Option<Reply> {
-        let enforced = Enforced { landlock: self.landlock.map(Into::into), ..self.enforced.into() };
-        let sandbox = SandboxFacts {
-            id: self.sandbox.parse().ok()?,
-            level: self.level.into(),
-            degraded: self.degraded,
-            enforced,
+        let sandbox = match self.sandbox {
+            Some(id) => Some(SandboxFacts {
+                id: id.parse().ok()?,
+                level: self.level?.into(),
+                degraded: self.degraded?,
+                enforced: Enforced { landlock: self.landlock.map(Into::into), ..self.enforced?.into() },
+            }),
+            None => None,
         };
         let limits_hit =
             self.limits_hit.into_iter().map(|(kind, count)| LimitHit { kind: kind.into(), count }).collect();
@@ -216,7 +229,7 @@ impl StoredReply {
             agent_id: self.agent_id,
             metadata: self.metadata,
             result: self.result,
-            error: self.error.map(|(code, message)| ToolError { code: Cow::Owned(code), message }),
+            error: self.error.map(|(code, message)| ToolError { code: Cow::Owned(code), message, rule: self.rule }),
             outcome: self.outcome.map(Into::into),
             limits_hit,
             time: Duration::from_micros(self.time_us),
@@ -226,6 +239,7 @@ impl StoredReply {
             stdout: of_facts(self.stdout),
             stderr: of_facts(self.stderr),
             sandbox,
+            denials: self.denials.map(|all| all.into_iter().map(Into::into).collect()),
         }))
     }
 }
@@ -240,6 +254,7 @@ pub(super) enum StoredError {
     Forbidden(String),
     Blocked { rule: String, about: String, hint: String, line: u32, column: u32 },
     LevelUnavailable { level: LevelWire, missing: Vec<String> },
+    LevelUnsuitable { tool: String, level: LevelWire },
     EngineUnavailable,
     SetupFailed { step: String, target: String, reason: String },
     AtCapacity { what: String },
@@ -268,6 +283,9 @@ impl From<&CallError> for StoredError {
             },
             CallError::LevelUnavailable { level, missing } => {
                 Self::LevelUnavailable { level: (*level).into(), missing: missing.clone() }
+            }
+            CallError::LevelUnsuitable { tool, level } => {
+                Self::LevelUnsuitable { tool: tool.clone(), level: (*level).into() }
             }
             CallError::EngineUnavailable(_) => Self::EngineUnavailable,
             CallError::SetupFailed { step, target, reason } => {
@@ -303,6 +321,7 @@ impl From<StoredError> for CallError {
             StoredError::LevelUnavailable { level, missing } => {
                 Self::LevelUnavailable { level: Level::from(level), missing }
             }
+            StoredError::LevelUnsuitable { tool, level } => Self::LevelUnsuitable { tool, level: Level::from(level) },
             StoredError::EngineUnavailable => Self::EngineUnavailable(ClientError::Lost),
             StoredError::SetupFailed { step, target, reason } => Self::SetupFailed { step, target, reason },
             StoredError::AtCapacity { what } => Self::AtCapacity { what, retry_after: None },
@@ -363,7 +382,7 @@ impl AnyTool for Gone {
         None
     }
 
-    fn job(&self, _: Map<String, Value>) -> Result<Job, Vec<Violation>> {
+    fn work(&self, _: Map<String, Value>) -> Result<Work, Vec<Violation>> {
         Err(vec![Violation::new("", "the tool was removed")])
     }
 

@@ -20,12 +20,14 @@ use nix::sys::socket::{
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    CapacityWire, EncodeError, EndWire, Event, FDS_MAX, FromMonitor, LIST_PAGE, OUTPUTS, PACKET_BYTES_MAX, PROTOCOL,
-    Prepare, Reply, Request, Verb, decode, encode,
+    CapacityWire, DenialWire, EncodeError, EndWire, Event, FDS_MAX, FromMonitor, LIST_PAGE, OUTPUTS, PACKET_BYTES_MAX,
+    PROTOCOL, Prepare, Reply, Request, Verb, decode, encode,
 };
+
+use crate::spec::{DENIALS_MAX, Denial};
 
 /// Most that comes beside a reply: the read ends of each entry of a List.
 const REPLY_FDS_MAX: usize = OUTPUTS * LIST_PAGE;
@@ -69,6 +71,7 @@ pub type Hold = Box<dyn Any + Send>;
 
 struct Watcher {
     exited: Option<oneshot::Sender<EndWire>>,
+    denied: mpsc::Sender<DenialWire>,
     _hold: Hold,
 }
 
@@ -129,6 +132,11 @@ impl Shared {
                     let _gone = sender.send(end);
                 }
             }
+            FromMonitor::Event(Event::Denied { id, denial }) => {
+                let table = self.table();
+                // Where there is no room the end tells of it all the same.
+                let _told = table.watchers.get(&id).map(|watcher| watcher.denied.try_send(denial));
+            }
             FromMonitor::Event(Event::Ahead { ahead }) => self.ahead.store(ahead, Ordering::Relaxed),
             FromMonitor::Event(Event::Reaped { id }) => {
                 // Dropped outside of the lock: a hold may wake others.
@@ -177,9 +185,17 @@ impl Drop for Pending {
     }
 }
 
+/// Of one sandbox's command.
+pub enum News {
+    Denied(Denial),
+    /// Nothing comes after it.
+    Ended(Box<EndWire>),
+}
+
 /// Waits for the end of one sandbox's command.
 pub struct Exited {
     end: oneshot::Receiver<EndWire>,
+    denied: mpsc::Receiver<DenialWire>,
 }
 
 impl Exited {
@@ -187,17 +203,23 @@ impl Exited {
     pub fn known(end: EndWire) -> Self {
         let (sender, receiver) = oneshot::channel();
         let _received = sender.send(end);
-        Self { end: receiver }
+        Self { end: receiver, denied: mpsc::channel(1).1 }
     }
 
     /// Of one that nobody waits for.
     pub fn never() -> Self {
-        Self { end: oneshot::channel().1 }
+        Self { end: oneshot::channel().1, denied: mpsc::channel(1).1 }
     }
 
     /// Cancel safe: may be polled again after it lost a race.
-    pub async fn end(&mut self) -> Result<EndWire, ClientError> {
-        (&mut self.end).await.map_err(|_| ClientError::Lost)
+    pub async fn next(&mut self) -> Result<News, ClientError> {
+        let Self { end, denied } = self;
+        tokio::select! {
+            biased;
+            // What came before the end is told before it.
+            Some(denial) = denied.recv() => Ok(News::Denied(denial.into())),
+            end = end => end.map(|end| News::Ended(Box::new(end))).map_err(|_| ClientError::Lost),
+        }
     }
 }
 
@@ -275,6 +297,7 @@ impl Client {
     /// Registers `id`, whose events will come here; `hold` is dropped when the sandbox is reaped or the connection ends.
     pub fn watch(&self, id: &str, hold: Hold) -> Result<Exited, ClientError> {
         let (sender, end) = oneshot::channel();
+        let (denied, denials) = mpsc::channel(DENIALS_MAX);
         let mut table = self.shared.table();
         if *self.shared.ended.borrow() {
             return Err(ClientError::Lost);
@@ -282,8 +305,8 @@ impl Client {
         if table.watchers.len() >= WATCHERS_MAX {
             return Err(ClientError::Busy);
         }
-        table.watchers.insert(id.to_owned(), Watcher { exited: Some(sender), _hold: hold });
-        Ok(Exited { end })
+        table.watchers.insert(id.to_owned(), Watcher { exited: Some(sender), denied, _hold: hold });
+        Ok(Exited { end, denied: denials })
     }
 
     /// Forgets `id`, which the monitor does not know (any more).

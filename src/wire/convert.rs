@@ -2,9 +2,9 @@
 
 use super::message::*;
 use crate::spec::{
-    CgroupReport, Clock, Command, CommandError, Controllers, End, Enforced, HostFacts, KernelVersion, KilledBy,
-    LandlockReport, LandlockStatus, Level, LimitHit, LimitKind, LimitRequest, Limits, NetworkReport, Outcome,
-    SeccompReport, Usage,
+    CgroupReport, Clock, Command, CommandError, Controllers, DENIALS_MAX, Denial, End, Enforced, HostFacts,
+    KernelVersion, KilledBy, LandlockReport, LandlockStatus, Layer, Level, LimitHit, LimitKind, LimitRequest, Limits,
+    NetworkReport, Outcome, SeccompReport, Usage, capped,
 };
 
 /// A message that decoded but holds what no correct sender sends.
@@ -171,6 +171,7 @@ impl From<Enforced> for EnforcedWire {
             no_new_privs: e.no_new_privs,
             seccomp_profile: e.seccomp.profile,
             seccomp_sha256: e.seccomp.sha256,
+            denials_recorded: e.seccomp.denials_recorded,
             cgroup_version: e.cgroup.version,
             cgroup_controllers: e.cgroup.controllers,
             memory_max_bytes: e.cgroup.memory_max_bytes,
@@ -193,7 +194,11 @@ impl From<EnforcedWire> for Enforced {
             effective_capabilities: e.effective_capabilities,
             bounding_capabilities: e.bounding_capabilities,
             no_new_privs: e.no_new_privs,
-            seccomp: SeccompReport { profile: e.seccomp_profile, sha256: e.seccomp_sha256 },
+            seccomp: SeccompReport {
+                profile: e.seccomp_profile,
+                sha256: e.seccomp_sha256,
+                denials_recorded: e.denials_recorded,
+            },
             landlock: None,
             cgroup: CgroupReport {
                 version: e.cgroup_version,
@@ -296,12 +301,36 @@ impl From<LimitKindWire> for LimitKind {
     }
 }
 
+/// Of a rule or of what it refused, as shown.
+const DENIAL_CHARS_MAX: usize = 300;
+
+impl From<Denial> for DenialWire {
+    fn from(d: Denial) -> Self {
+        let layer = match d.layer {
+            Layer::Seccomp => LayerWire::Seccomp,
+        };
+        Self { layer, rule: d.rule, detail: d.detail, count: d.count }
+    }
+}
+
+/// Texts of a monitor's, which end with callers and in logs.
+impl From<DenialWire> for Denial {
+    fn from(d: DenialWire) -> Self {
+        let layer = match d.layer {
+            LayerWire::Seccomp => Layer::Seccomp,
+        };
+        let [rule, detail] = [d.rule, d.detail].map(|text| capped(&text, DENIAL_CHARS_MAX));
+        Self { layer, rule, detail, count: d.count }
+    }
+}
+
 impl From<End> for EndWire {
     fn from(e: End) -> Self {
         Self {
             outcome: e.outcome.into(),
             limits_hit: e.limits_hit.into_iter().map(|h| (h.kind.into(), h.count)).collect(),
             usage: e.usage.into(),
+            denials: e.denials.map(|all| all.into_iter().map(Into::into).collect()),
         }
     }
 }
@@ -312,6 +341,7 @@ impl From<EndWire> for End {
             outcome: e.outcome.into(),
             limits_hit: e.limits_hit.into_iter().map(|(k, count)| LimitHit { kind: k.into(), count }).collect(),
             usage: e.usage.into(),
+            denials: e.denials.map(|all| all.into_iter().take(DENIALS_MAX).map(Into::into).collect()),
         }
     }
 }

@@ -291,6 +291,9 @@ pub struct EnforcedWire {
     pub no_new_privs: bool,
     pub seccomp_profile: String,
     pub seccomp_sha256: String,
+    /// Kept on disk, too, where earlier versions wrote none.
+    #[serde(default)]
+    pub denials_recorded: bool,
     pub cgroup_version: u8,
     pub cgroup_controllers: Vec<String>,
     pub memory_max_bytes: Option<u64>,
@@ -406,6 +409,8 @@ pub struct UsageWire {
 pub enum Event {
     /// The command ended, every process of the sandbox is dead, its output pipes have no writer any more.
     Exited { id: String, end: EndWire },
+    /// A rule refused something of a running command for the first time. All counts are in its end.
+    Denied { id: String, denial: DenialWire },
     /// Nothing of the sandbox is left: processes, cgroup, mounts, lease.
     Reaped { id: String },
     /// Whether anything is built ahead from now on, as in `Reply::Prepared`.
@@ -417,6 +422,22 @@ pub struct EndWire {
     pub outcome: OutcomeWire,
     pub limits_hit: Vec<(LimitKindWire, u64)>,
     pub usage: UsageWire,
+    /// At most `spec::DENIALS_MAX`; none where nobody recorded them, and in the reply to List, where they would not all fit.
+    pub denials: Option<Vec<DenialWire>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayerWire {
+    Seccomp,
+}
+
+/// `spec::Denial`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenialWire {
+    pub layer: LayerWire,
+    pub rule: String,
+    pub detail: String,
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

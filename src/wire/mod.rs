@@ -21,7 +21,7 @@ pub use convert::ConvertError;
 pub use message::*;
 
 /// Version of the seam; both ends must speak the same.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Larger packets are refused. A whole environment and argument list fit (see `spec::Command`).
 pub const PACKET_BYTES_MAX: usize = 96 * 1024;

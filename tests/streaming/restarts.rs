@@ -6,9 +6,9 @@ use nix::unistd::Pid;
 use super::*;
 
 /// What the engine starts ahead would be counted, too.
-const NO_POOL: &str = "[pool]\nenabled = false\n";
+pub const NO_POOL: &str = "[pool]\nenabled = false\n";
 
-fn accept(daemon: &Daemon, body: &Value) -> String {
+pub fn accept(daemon: &Daemon, body: &Value) -> String {
     let reply = daemon.request("POST", "/api/v1/executions", Some(body));
     assert_eq!(reply.status, 202, "{}", reply.body);
     reply.body["execution_id"].as_str().unwrap().to_owned()
@@ -18,7 +18,7 @@ fn look(daemon: &Daemon, id: &str) -> Reply {
     daemon.request("GET", &format!("/api/v1/executions/{id}"), None)
 }
 
-fn ended(daemon: &Daemon, id: &str) -> Value {
+pub fn ended(daemon: &Daemon, id: &str) -> Value {
     let mut last = Value::Null;
     until("the run does not end", || {
         last = daemon.try_request("GET", &format!("/api/v1/executions/{id}"), None).map_or(Value::Null, |r| r.body);
@@ -28,7 +28,7 @@ fn ended(daemon: &Daemon, id: &str) -> Value {
 }
 
 /// Ends the front by `signal`; its supervisor starts another.
-fn another_front(daemon: &Daemon, signal: Signal) {
+pub fn another_front(daemon: &Daemon, signal: Signal) {
     let front = daemon.child_named("sandkeepd");
     kill(Pid::from_raw(front), signal).unwrap();
     until("no other front", || daemon.children().iter().any(|(name, pid)| name == "sandkeepd" && *pid != front));

@@ -1,9 +1,12 @@
 //! The part of classic BPF that seccomp programs use, run as the kernel would run it.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 pub const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 pub const KILL_PROCESS: u32 = 0x8000_0000;
 pub const ALLOW: u32 = 0x7fff_0000;
 pub const ERRNO: u32 = 0x0005_0000;
+/// With the error in the low bits that the listener has to answer with.
+pub const USER_NOTIF: u32 = 0x7fc0_0000;
 
 /// What a program of (code, jt, jf, k) returns for one call. Panics where the kernel's checker would refuse it.
 pub fn run(program: &[(u16, u8, u8, u32)], arch: u32, number: u32, args: &[u64; 6]) -> u32 {

@@ -28,8 +28,17 @@ impl Daemon {
         Self::start_undegraded(config, &[&["--allow-degraded"], extra].concat())
     }
 
+    /// With more in its environment.
+    pub fn start_with(config: &str, environment: &[(&str, &str)]) -> Self {
+        Self::spawn(config, &["--allow-degraded"], environment)
+    }
+
     /// Without leave to degrade.
     pub fn start_undegraded(config: &str, extra: &[&str]) -> Self {
+        Self::spawn(config, extra, &[])
+    }
+
+    fn spawn(config: &str, extra: &[&str], environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sandkeep.toml");
         std::fs::write(&file, config).unwrap();
@@ -40,6 +49,7 @@ impl Daemon {
             .arg("--config")
             .arg(&file)
             .args(extra)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

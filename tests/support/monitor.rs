@@ -264,7 +264,7 @@ impl Server {
                 (None, false, None) => OutcomeWire::Signaled { signal: status.signal().unwrap() },
             };
             let usage = UsageWire { wall_us: started.elapsed().as_micros() as u64, ..UsageWire::default() };
-            let end = EndWire { outcome, limits_hit: vec![], usage };
+            let end = EndWire { outcome, limits_hit: vec![], usage, denials: None };
             server.send(FromMonitor::Event(Event::Exited { id: id.clone(), end }));
             server.send(FromMonitor::Event(Event::Reaped { id }));
         });
@@ -285,6 +285,7 @@ fn enforced() -> EnforcedWire {
         no_new_privs: true,
         seccomp_profile: "standard".into(),
         seccomp_sha256: "00".into(),
+        denials_recorded: false,
         cgroup_version: 2,
         cgroup_controllers: vec!["memory".into()],
         memory_max_bytes: Some(1),

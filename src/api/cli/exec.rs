@@ -7,12 +7,14 @@ use serde_json::{Map, Value, json};
 
 use super::client::{CliError, Client};
 use super::{CallArgs, ContextArgs, EXIT_REFUSED, ExecArgs, out};
-use crate::spec::escape_controls;
+use crate::spec::{capped, escape_controls};
 
 /// As `timeout(1)`.
 const EXIT_TIMED_OUT: u8 = 124;
 /// As a shell tells of a command that SIGKILL ended.
 const EXIT_KILLED: u8 = 137;
+/// Of a rule, or of what it refused.
+const SHOWN_CHARS_MAX: usize = 160;
 /// The daemon would refuse more.
 const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -45,6 +47,9 @@ pub(super) fn exec(client: &Client, args: ExecArgs, as_json: bool) -> Result<u8,
     let exited = reply["outcome"]["kind"] == "exited";
     if let (false, Some(message)) = (exited, reply["error"]["message"].as_str()) {
         eprintln!("sandkeep: {}", escape_controls(message));
+    }
+    if reply["success"] != true {
+        denials(&reply).iter().for_each(|line| eprintln!("{line}"));
     }
     for stream in ["stdout", "stderr"] {
         if reply["output"][format!("{stream}_truncated")] == true {
@@ -97,6 +102,19 @@ fn input() -> Result<String, CliError> {
     Ok(text)
 }
 
+/// What was refused to a command that failed: often why it did.
+fn denials(reply: &Value) -> Vec<String> {
+    let line = |denial: &Value| {
+        let text = |key: &str| capped(denial[key].as_str().unwrap_or_default(), SHOWN_CHARS_MAX);
+        let times = match denial["count"].as_u64() {
+            Some(1) => "once".to_owned(),
+            count => format!("{} times", count.unwrap_or_default()),
+        };
+        format!("sandkeep: denied {times}: {} ({})", text("detail"), text("rule"))
+    };
+    reply["denials"].as_array().into_iter().flatten().map(line).collect()
+}
+
 /// The command's own where it ended by itself, else a shell's number for what happened.
 fn exit_code(reply: &Value) -> u8 {
     let outcome = &reply["outcome"];
@@ -117,6 +135,14 @@ fn exit_code(reply: &Value) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn denials_are_told_one_a_line_and_escaped() {
+        let denial = json!({ "layer": "seccomp", "rule": "r", "detail": "a\u{1b}b\nc", "count": 3 });
+        let told = denials(&json!({ "denials": [denial] }));
+        assert_eq!(told, ["sandkeep: denied 3 times: a\\u{1b}b\\nc (r)"]);
+        assert!(denials(&json!({ "denials": null })).is_empty());
+    }
 
     #[test]
     fn exit_codes_follow_the_command() {

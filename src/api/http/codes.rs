@@ -35,6 +35,7 @@ pub(super) const ALL: &[Code] = &[
     code(415, "unsupported_media_type", "the body is not application/json, or is encoded"),
     code(422, "invalid_parameters", "the tool's own schema refused; every violation is listed"),
     code(422, "missing_toolchain", "a program that the tool needs is not on this host"),
+    code(422, "level_unsuitable", "the tool needs what its level forbids"),
     code(429, "rate_limited", "this principal's or peer's own limit"),
     code(500, "internal", "a bug: the log has the chain under request_id"),
     code(503, "level_unavailable", "the host can not give this level; the detail names what is missing"),

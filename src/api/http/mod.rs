@@ -320,7 +320,7 @@ pub fn decode_for_fuzzing(body: &[u8]) {
     let registry = crate::tools::Registry::built_in();
     if let Some(tool) = registry.get(&call.tool) {
         if let Ok(parameters) = tool.schema().accept(call.parameters) {
-            let _ = tool.job(parameters);
+            let _ = tool.work(parameters);
         }
     }
 }

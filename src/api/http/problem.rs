@@ -210,7 +210,9 @@ impl From<&CallError> for Problem {
         let status = match error {
             E::Request(_) => StatusCode::BAD_REQUEST,
             E::UnknownTool(_) | E::UnknownWorkspace => StatusCode::NOT_FOUND,
-            E::Parameters(_) | E::MissingToolchain { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            E::Parameters(_) | E::MissingToolchain { .. } | E::LevelUnsuitable { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             E::Forbidden(_) | E::Blocked(_) => StatusCode::FORBIDDEN,
             E::Conflict(_) | E::Ended => StatusCode::CONFLICT,
             E::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -239,6 +241,7 @@ impl From<&CallError> for Problem {
                 problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");
                 problem
             }
+            E::LevelUnsuitable { .. } => Self::new(status, "level_unsuitable", detail),
             E::EngineUnavailable(source) => engine_unavailable(source),
             E::SetupFailed { .. } => Self::new(status, "setup_failed", detail).retry_after(Some(SOON)),
             E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(*retry_after),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::spec::{Clock, Enforced, KilledBy, LandlockReport, Level, LimitHit, LimitKind, Outcome};
+use crate::spec::{Clock, Denial, Enforced, KilledBy, LandlockReport, Layer, Level, LimitHit, LimitKind, Outcome};
 use crate::tools::listing::Deprecation;
 use crate::tools::version::VERSION;
 use crate::tools::{Execution, SandboxFacts, StreamFacts};
@@ -43,11 +43,30 @@ pub(super) struct Envelope<'a> {
     usage: UsageBody,
     output: OutputBody,
     sandbox: SandboxBody<'a>,
-    /// Not recorded yet, which is not the same as none.
-    denials: Option<()>,
+    /// What seccomp refused, where the profile means it to be counted. Files and connections that Landlock refused and limits
+    /// that were touched are not among them. Null where nobody recorded, which is not the same as none.
+    denials: Option<Vec<DenialBody<'a>>>,
     /// Of the tool in this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     deprecation: Option<Deprecation>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Denial")]
+pub(super) struct DenialBody<'a> {
+    #[schemars(extend("enum" = Layer::ALL.map(Layer::name)))]
+    layer: &'static str,
+    /// Where the refusal is written.
+    rule: &'a str,
+    /// The system call, and what about it is refused where that is not all of it.
+    detail: &'a str,
+    count: u64,
+}
+
+impl<'a> DenialBody<'a> {
+    pub fn of(d: &'a Denial) -> Self {
+        Self { layer: d.layer.name(), rule: &d.rule, detail: &d.detail, count: d.count }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -109,12 +128,26 @@ struct OutputBody {
     stderr_lossy: bool,
 }
 
+/// In what the tool ran.
 #[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
 #[schemars(rename = "Sandbox")]
-struct SandboxBody<'a> {
+enum SandboxBody<'a> {
+    Built(Box<BuiltBody<'a>>),
+    /// The tool needs none.
+    None {
+        #[schemars(extend("enum" = ["none"]))]
+        backend: &'static str,
+    },
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "BuiltSandbox")]
+struct BuiltBody<'a> {
     id: &'a str,
     #[schemars(extend("enum" = Level::ALL.map(Level::name)))]
     level: &'static str,
+    #[schemars(extend("enum" = ["process", "docker"]))]
     backend: &'static str,
     /// What the host lacks and what was put in its place.
     degraded: &'a [String],
@@ -151,6 +184,8 @@ struct CapabilitiesBody<'a> {
 struct SeccompBody<'a> {
     profile: &'a str,
     sha256: &'a str,
+    /// Whether `denials` tells what this profile refused.
+    denials_recorded: bool,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -179,7 +214,7 @@ impl<'a> Envelope<'a> {
     fn of(e: &'a Execution) -> Self {
         let rule = match &e.outcome {
             Some(Outcome::Denied { rule }) => Some(rule.as_str()),
-            _ => None,
+            _ => e.error.as_ref().and_then(|error| error.rule.as_deref()),
         };
         let (StreamFacts { bytes, truncated, lossy }, stderr) = (e.stdout, e.stderr);
         Self {
@@ -209,8 +244,8 @@ impl<'a> Envelope<'a> {
                 stderr_truncated: stderr.truncated,
                 stderr_lossy: stderr.lossy,
             },
-            sandbox: SandboxBody::of(&e.sandbox),
-            denials: None,
+            sandbox: SandboxBody::of(e.sandbox.as_ref()),
+            denials: e.denials.as_ref().map(|all| all.iter().map(DenialBody::of).collect()),
             deprecation: e.tool.about().deprecated.as_ref().map(Deprecation::of),
         }
     }
@@ -244,14 +279,15 @@ impl<'a> OutcomeBody<'a> {
 }
 
 impl<'a> SandboxBody<'a> {
-    fn of(s: &'a SandboxFacts) -> Self {
-        Self {
+    fn of(sandbox: Option<&'a SandboxFacts>) -> Self {
+        let Some(s) = sandbox else { return Self::None { backend: "none" } };
+        Self::Built(Box::new(BuiltBody {
             id: s.id.as_str(),
             level: s.level.name(),
             backend: s.level.backend().name(),
             degraded: &s.degraded,
             enforced: EnforcedBody::of(&s.enforced),
-        }
+        }))
     }
 }
 
@@ -266,7 +302,11 @@ impl<'a> EnforcedBody<'a> {
             network: e.network.name(),
             capabilities: CapabilitiesBody { effective: &e.effective_capabilities, bounding: &e.bounding_capabilities },
             no_new_privs: e.no_new_privs,
-            seccomp: SeccompBody { profile: &e.seccomp.profile, sha256: &e.seccomp.sha256 },
+            seccomp: SeccompBody {
+                profile: &e.seccomp.profile,
+                sha256: &e.seccomp.sha256,
+                denials_recorded: e.seccomp.denials_recorded,
+            },
             landlock: e.landlock.as_ref().map(landlock),
             cgroup: CgroupBody {
                 version: e.cgroup.version,

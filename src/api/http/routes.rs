@@ -287,7 +287,9 @@ pub(super) fn all() -> Vec<Route> {
 
 const EVENT_STREAM: &str = "text/event-stream";
 const EVENTS: &str = "Server-sent events with rising ids: `started`, `stdout` and `stderr` (`offset`, and `data` or `data_base64`), \
-                      `ping`, and one that ends it: `result` (the envelope of an execute call) or `error` (a problem).";
+                      `denial` (a rule refused something for the first time, up to 30 times in an attempt; the result has \
+                      all of them with their counts), `ping`, and one that ends it: `result` (the envelope of an execute \
+                      call) or `error` (a problem).";
 
 /// One event, as a reader of the standard gives it out.
 fn event(_: &mut schemars::SchemaGenerator) -> Value {
@@ -295,7 +297,7 @@ fn event(_: &mut schemars::SchemaGenerator) -> Value {
         "type": "object",
         "properties": {
             "id": { "type": "string", "pattern": "^[0-9]+$" },
-            "event": { "enum": ["started", "stdout", "stderr", "ping", "result", "error"] },
+            "event": { "enum": ["started", "stdout", "stderr", "denial", "ping", "result", "error"] },
             "data": { "type": "string", "contentMediaType": "application/json" },
         },
         "required": ["id", "event", "data"],
@@ -388,6 +390,7 @@ fn execute_operation() -> Operation {
             "blocked",
             "invalid_parameters",
             "missing_toolchain",
+            "level_unsuitable",
             "level_unavailable",
             "engine_unavailable",
             "setup_failed",

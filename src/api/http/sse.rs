@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::peers::Streaming;
 use super::problem::Problem;
-use super::reply;
+use super::reply::{self, DenialBody};
 use crate::spec::RequestId;
 use crate::tools::events::{Event, Reader, Stream, What};
 use crate::tools::finish::{Execution, Reply};
@@ -108,9 +108,12 @@ const END: &[u8] = b"\n\n";
 
 fn write(event: &Event, request: &RequestId, out: &mut Vec<u8>) {
     let (kind, data) = match &event.what {
-        What::Started { attempt, sandbox } => {
-            ("started", json!({ "attempt": attempt, "sandbox_id": sandbox.as_str() }).to_string().into_bytes())
-        }
+        What::Started { attempt, sandbox } => (
+            "started",
+            json!({ "attempt": attempt, "sandbox_id": sandbox.as_ref().map(|id| id.as_str()) })
+                .to_string()
+                .into_bytes(),
+        ),
         What::Output { stream, offset, bytes } => {
             let kind = match stream {
                 Stream::Stdout => "stdout",
@@ -122,6 +125,7 @@ fn write(event: &Event, request: &RequestId, out: &mut Vec<u8>) {
             };
             (kind, data.to_string().into_bytes())
         }
+        What::Denied(denial) => ("denial", serde_json::to_vec(&DenialBody::of(denial)).unwrap_or_default()),
         What::Ping => ("ping", b"{}".to_vec()),
         What::End(result) => match &**result {
             // Written by whoever has it once for all.

@@ -15,11 +15,17 @@ fn steps(profile: &Profile) -> Vec<(u16, u8, u8, u32)> {
     profile.program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect()
 }
 
-fn word(action: Action) -> u32 {
+fn word(action: Action, recorded: bool) -> u32 {
     match action {
         Action::Allow => bpf::ALLOW,
+        Action::Errno { number, .. } if recorded => bpf::USER_NOTIF | u32::from(number),
         Action::Errno { number, .. } => bpf::ERRNO | u32::from(number),
     }
+}
+
+fn call(name: &str) -> u32 {
+    let mut calls = PROFILES.iter().flat_map(|profile| profile.rows).flat_map(|row| row.syscalls);
+    calls.find(|call| call.name == name).unwrap_or_else(|| panic!("no row names {name}")).number
 }
 
 fn rows_of(profile: &Profile, number: u32) -> Vec<&'static Row> {
@@ -60,8 +66,9 @@ fn named(profile: &Profile, name: &str, args: &[u64]) -> String {
     let number = call.unwrap_or_else(|| panic!("{}: no row names {name}", profile.name)).number;
     let mut registers = [0; 6];
     registers[..args.len()].copy_from_slice(args);
-    let (action, _) = profile.decide(number, &registers);
-    assert_eq!(bpf::run(&steps(profile), bpf::AUDIT_ARCH_X86_64, number, &registers), word(action));
+    let (action, rule) = profile.refusal(number, &registers);
+    let returned = bpf::run(&steps(profile), bpf::AUDIT_ARCH_X86_64, number, &registers);
+    assert_eq!(returned, word(action, rule.is_some()));
     action.to_string()
 }
 
@@ -71,9 +78,12 @@ fn programs_return_what_the_rows_say() {
         let program = steps(profile);
         for number in 0..1024 {
             for args in registers(&rows_of(profile, number)) {
-                let (action, _) = profile.decide(number, &args);
+                let (action, row) = profile.decide(number, &args);
                 let returned = bpf::run(&program, bpf::AUDIT_ARCH_X86_64, number, &args);
-                assert_eq!(returned, word(action), "{} {number} {args:x?}", profile.name);
+                let recorded = action != Action::Allow && row.map_or(profile.record_default, |row| row.record);
+                assert_eq!(returned, word(action, recorded), "{} {number} {args:x?}", profile.name);
+                let (same, rule) = profile.refusal(number, &args);
+                assert_eq!((same, rule.is_some()), (action, recorded), "{} {number} {args:x?}", profile.name);
             }
         }
     }
@@ -214,7 +224,7 @@ fn arguments_decide_as_the_kernel_reads_them() {
         assert_eq!(named(profile, "mknodat", &[0, 0, 0o020_666]), "EPERM");
         assert_eq!(named(profile, "mknodat", &[0, 0, 0o010_666 | DIRT]), "allow");
     }
-    for profile in PROFILES {
+    for profile in LEVELS {
         for namespace in [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
             assert_eq!(named(profile, "clone", &[namespace | 17]), "EPERM");
             assert_eq!(named(profile, "clone", &[namespace | 17 | DIRT]), "EPERM");
@@ -245,8 +255,9 @@ fn levels_are_ordered_and_the_derived_one_differs_in_one_call() {
 
 #[test]
 fn the_second_filter_closes_its_doors_and_changes_no_other_answer() {
-    for name in ["seccomp", "landlock_create_ruleset", "landlock_restrict_self", "unshare", "setns"] {
+    for name in ["seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"] {
         assert_eq!(named(&WORKLOAD, name, &[1]), "EPERM");
+        assert_eq!(named(&STANDARD, name, &[1]), "allow", "{name} needs no second filter");
     }
     for number in 0..1024 {
         for level in LEVELS {
@@ -254,6 +265,10 @@ fn the_second_filter_closes_its_doors_and_changes_no_other_answer() {
                 let (first, second) = (level.decide(number, &args).0, WORKLOAD.decide(number, &args).0);
                 // Of two errors the later filter's wins, so it must not have another one to offer.
                 assert!(first == Action::Allow || second == Action::Allow || first == second, "{number} {args:x?}");
+                // Nor may it hide one from the record: an error beats the question to a listener. Of seccomp pid 1 needs
+                // some operations, so there the second filter takes all.
+                let hidden = second != Action::Allow && level.refusal(number, &args).1.is_some();
+                assert!(!hidden || number == call("seccomp"), "{number} {args:x?}");
             }
         }
     }
@@ -268,4 +283,93 @@ fn each_level_has_its_filter() {
     assert_eq!(name(Level::Strict, false), Some("strict-no-memfd"));
     assert_eq!(name(Level::Maximum, true), None);
     assert_eq!(workload().name, "workload");
+}
+
+#[test]
+fn what_programs_try_to_learn_whether_it_is_there_is_not_recorded() {
+    for profile in LEVELS {
+        let recorded = |name: &str, args: [u64; 6]| profile.refusal(call(name), &args).1.is_some();
+        assert!(!recorded("clone3", [0; 6]) && !recorded("listns", [0; 6]));
+        assert!(!recorded("prctl", [0x7fff, 0, 0, 0, 0, 0]));
+        for name in ["ptrace", "unshare", "setns", "mount", "bpf", "keyctl", "init_module", "io_uring_setup"] {
+            assert!(recorded(name, [0; 6]), "{} {name}", profile.name);
+        }
+        assert!(recorded("prctl", [libc::PR_SET_SECCOMP as u64, 2, 0, 0, 0, 0]));
+        assert!(recorded("clone", [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]));
+        assert!(profile.record_default);
+    }
+    assert_eq!(WORKLOAD.named(0, call("seccomp")), None);
+    assert!(!WORKLOAD.record_default && WORKLOAD.rows.iter().all(|row| !row.record));
+}
+
+#[test]
+fn every_recorded_refusal_has_a_name_of_its_own() {
+    for profile in LEVELS {
+        let mut seen = BTreeSet::new();
+        for number in 0..1024 {
+            let mut rules = BTreeSet::new();
+            for args in registers(&rows_of(profile, number)) {
+                rules.extend(profile.refusal(number, &args).1);
+            }
+            for rule in rules {
+                let (text, detail) = profile.named(rule, number).unwrap();
+                assert!(text.starts_with("seccomp/") && text.len() + detail.len() < 300, "{text} {detail}");
+                assert!(seen.insert((text.clone(), detail.clone())), "{text} {detail}");
+                // A number of one call is none of another.
+                assert!(text.ends_with(": default") || profile.named(rule, number + 1).is_none(), "{text}");
+            }
+        }
+        assert!(profile.named(u16::MAX - 1, 0).is_none());
+        assert!(profile.named(OTHER_RULES, OTHER_NUMBERS).is_some());
+    }
+    let told = |profile: &'static Profile, name: &str, args: &[u64]| {
+        let mut registers = [0; 6];
+        registers[..args.len()].copy_from_slice(args);
+        let rule = profile.refusal(call(name), &registers).1.unwrap();
+        let (rule, detail) = profile.named(rule, call(name)).unwrap();
+        format!("{rule} | {detail}")
+    };
+    for (text, wanted) in [
+        (told(&STANDARD, "ptrace", &[]), "seccomp/standard.json: ptrace | ptrace"),
+        (told(&MINIMAL, "kcmp", &[]), "seccomp/standard.json: kcmp | kcmp"),
+        (told(&STRICT, "socket", &[2]), "seccomp/strict.json: socket | socket (domain is not AF_UNIX)"),
+        (told(&STRICT_NO_MEMFD, "memfd_create", &[]), "seccomp/strict.json: memfd_create | memfd_create"),
+        (
+            told(&STANDARD, "mknodat", &[0, 0, 0o020_000]),
+            "seccomp/standard.json: mknodat | mknodat (mode is one of S_IFCHR, S_IFBLK)",
+        ),
+        (
+            told(&STANDARD, "ioctl", &[0, 0x5412]),
+            "seccomp/standard.json: ioctl | ioctl (cmd is one of 5 that the row names)",
+        ),
+        (
+            told(&STANDARD, "clone", &[0x1000_0000]),
+            "seccomp/standard.json: clone | clone (flags has one of CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, \
+             CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET)",
+        ),
+        (
+            told(&STANDARD, "socket", &[2, 3, 0]),
+            "seccomp/standard.json: socket | socket (domain is one of AF_INET, AF_INET6, type is one of SOCK_RAW, \
+             SOCK_PACKET)",
+        ),
+        (told(&STANDARD, "io_setup", &[]), "seccomp/standard.json: default | io_setup"),
+    ] {
+        assert_eq!(text, wanted);
+    }
+}
+
+#[test]
+fn without_a_listener_every_refusal_is_the_same_error() {
+    for profile in PROFILES {
+        let asking = steps(profile);
+        let quiet: Vec<_> = quiet(profile.program).iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
+        for number in (0..1024).chain([0x4000_0000, u32::MAX]) {
+            for args in registers(&rows_of(profile, number)) {
+                let asked = bpf::run(&asking, bpf::AUDIT_ARCH_X86_64, number, &args);
+                let answered = bpf::run(&quiet, bpf::AUDIT_ARCH_X86_64, number, &args);
+                let expected = if asked & !0xffff == bpf::USER_NOTIF { bpf::ERRNO | asked & 0xffff } else { asked };
+                assert_eq!(answered, expected, "{} {number} {args:x?}", profile.name);
+            }
+        }
+    }
 }

@@ -249,6 +249,7 @@ impl Raw {
         match (faults.0.is_empty(), version, runtime, code, schema) {
             (true, Some(version), Some(runtime), Some(code), Some(schema)) => Ok(Manifest {
                 about: About {
+                    needs_network: false,
                     name: self.name,
                     description: self.description,
                     version,

@@ -21,7 +21,7 @@ pub use watch::Watch;
 
 use super::definition::{About, AnyTool, Shaped};
 use super::finish::{Finished, ToolError};
-use super::plan::{Job, STDIN_BYTES_MAX};
+use super::plan::{Job, STDIN_BYTES_MAX, Work};
 use super::schema::{Schema, Violation};
 use crate::runtimes::WORKSPACE;
 use crate::spec::{LimitRequest, Outcome, capped};
@@ -76,7 +76,7 @@ impl AnyTool for Custom {
     }
 
     /// Parameters reach the program as one JSON document on its standard input.
-    fn job(&self, parameters: Map<String, Value>) -> Result<Job, Vec<Violation>> {
+    fn work(&self, parameters: Map<String, Value>) -> Result<Work, Vec<Violation>> {
         let stdin = Value::Object(parameters).to_string();
         if stdin.len() > STDIN_BYTES_MAX {
             return Err(vec![Violation::new(
@@ -85,7 +85,7 @@ impl AnyTool for Custom {
             )]);
         }
         let Manifest { runtime, code, timeout_ms, limits, .. } = &self.manifest;
-        Ok(Job {
+        Ok(Work::Command(Job {
             runtime: *runtime,
             code: code.clone(),
             env: Vec::new(),
@@ -94,7 +94,7 @@ impl AnyTool for Custom {
             timeout_ms: None,
             // The tool's own time is a limit as the others are.
             limits: LimitRequest { wall_ms: limits.wall_ms.into_iter().chain(*timeout_ms).min(), ..*limits },
-        })
+        }))
     }
 
     /// What it printed is the result, as JSON where it is that and as text where it is not; what it said last on standard
