@@ -195,6 +195,10 @@ fn only_what_the_operator_allows_is_reached() {
     assert_eq!(denied(&off, &server.url("/")), "egress/off");
     let named = daemon(&server, "hosts = [\"*.example.com\"]\n");
     assert_eq!(denied(&named, &format!("http://localhost:{port}/")), "egress/hosts");
+    // An address is no way around the names, unless it is allowed as one.
+    assert_eq!(denied(&named, "http://1.1.1.1/"), "egress/hosts");
+    assert_eq!(ask(&named, json!({ "url": server.url("/") }))["success"], true);
+    let before = before + 1;
     assert_eq!(server.seen(), before, "nothing of it came");
 }
 
@@ -258,6 +262,22 @@ fn redirects_are_gone_after_under_the_same_rules() {
     let told = ask(&both, json!({ "url": server.url(&format!("/to?{}", other.url("/echo"))), "headers": headers }));
     let body = told["result"]["body"].as_str().unwrap();
     assert!(body.contains("x-other: 1") && !body.contains("secret") && !body.contains("c=1"), "{body}");
+}
+
+#[test]
+fn one_principal_does_not_take_every_place() {
+    let server = Server::start();
+    let daemon = daemon(&server, "");
+    let call = json!({ "tool_name": "http_request", "parameters": { "url": server.url("/slow") } });
+    let accept =
+        || daemon.request("POST", "/api/v1/executions", Some(&call)).body["execution_id"].as_str().unwrap().to_owned();
+    let ids: Vec<String> = (0..64).map(|_| accept()).collect();
+    until("not all were asked", || server.open() == 64);
+    let reply = daemon.execute(call.clone());
+    assert_eq!((reply.status, reply.body["code"].as_str()), (429, Some("rate_limited")), "{}", reply.body);
+    assert!(daemon.request("DELETE", &format!("/api/v1/executions/{}", ids[0]), None).status < 300);
+    until("the place is not given back", || server.open() == 63);
+    assert_eq!(ask(&daemon, json!({ "url": server.url("/") }))["success"], true);
 }
 
 #[test]

@@ -74,6 +74,19 @@ impl EgressRules {
         }
     }
 
+    /// Whether a place may be asked for by its bare `address`: where the operator names names, only what is allowed as an address.
+    pub fn literal(&self, address: IpAddr, port: u16) -> Result<(), EgressDenial> {
+        if self.hosts.is_empty() || self.grants(meant(address), port) {
+            Ok(())
+        } else {
+            Err(EgressDenial::Host(address.to_string()))
+        }
+    }
+
+    fn grants(&self, meant: IpAddr, port: u16) -> bool {
+        self.allow.iter().any(|grant| grant.network.holds(meant) && grant.port.is_none_or(|p| p == port))
+    }
+
     /// Whether `address` may be connected to at `port`.
     pub fn address(&self, address: IpAddr, port: u16) -> Result<(), EgressDenial> {
         if !self.enabled {
@@ -83,7 +96,7 @@ impl EgressRules {
         if self.deny.iter().any(|network| network.holds(meant) || network.holds(address)) {
             return Err(EgressDenial::Denied(address));
         }
-        if self.allow.iter().any(|grant| grant.network.holds(meant) && grant.port.is_none_or(|p| p == port)) {
+        if self.grants(meant, port) {
             return Ok(());
         }
         if let Some(range) = range_of(meant) {
@@ -413,6 +426,19 @@ mod tests {
         for bad in ["example.com", "x.api.example.com", "example.org", "evilexample.org", "api.example.com.evil"] {
             assert!(matches!(some.name(bad), Err(EgressDenial::Host(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_is_no_way_around_the_names() {
+        let mut rules = EgressRules::default();
+        let literal = |rules: &EgressRules, address: &str| rules.literal(address.parse().unwrap(), 443);
+        assert_eq!(literal(&rules, "1.1.1.1"), Ok(()));
+        rules.hosts = vec!["api.example.com".parse().unwrap()];
+        assert!(matches!(literal(&rules, "1.1.1.1"), Err(EgressDenial::Host(_))));
+        rules.allow = vec!["1.1.1.0/24".parse().unwrap()];
+        assert_eq!(literal(&rules, "1.1.1.1"), Ok(()));
+        assert_eq!(literal(&rules, "::ffff:1.1.1.1"), Ok(()));
+        assert!(matches!(literal(&rules, "1.1.2.1"), Err(EgressDenial::Host(_))));
     }
 
     #[test]

@@ -117,7 +117,9 @@ impl Service {
         let began = Instant::now();
         let own = began + Duration::from_millis(plan.limits.wall_ms);
         let mut cancel = entry.cancel.subscribe();
-        let terms = FrontTerms { config: self.config(), network_requests_max: context.limits.network_requests };
+        let principal = entry.owner.clone();
+        let terms =
+            FrontTerms { principal, config: self.config(), network_requests_max: context.limits.network_requests };
         let failed = |code, message: &str| {
             let shaped = Shaped { result: RawValue::NULL.to_owned(), error: Some(ToolError::new(code, message)) };
             FrontDone { shaped, network_requests: 0 }
@@ -135,9 +137,7 @@ impl Service {
             () = tokio::time::sleep_until(deadline.map_or(own, |deadline| deadline.min(own))) => {
                 failed("timed_out", "the call's time was over before its result was there")
             }
-            done = (work.run)(terms) => {
-                done.ok_or_else(|| CallError::Internal("the work of a call was not finished".into()))?
-            }
+            done = (work.run)(terms) => done?,
         };
         let FrontDone { shaped, network_requests } = done;
         Ok(Execution {

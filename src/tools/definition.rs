@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::aside::aside;
+use super::call::CallError;
 use super::day::Day;
 use super::finish::{Finished, ToolError};
 use super::plan::{BoxFuture, FrontWork, Job, Work};
@@ -118,18 +120,18 @@ pub trait FrontTool: Send + Sync + 'static {
         None
     }
 
-    /// `None`: it was not finished. What goes over many bytes does so [`aside`].
-    ///
-    /// [`aside`]: super::aside::aside
+    /// `Err`: nothing was done. What goes over many bytes does so [`aside`].
     fn run(
         self: Arc<Self>,
         input: Arc<Self::Input>,
         terms: FrontTerms,
-    ) -> impl Future<Output = Option<FrontDone<Self::Output>>> + Send;
+    ) -> impl Future<Output = Result<FrontDone<Self::Output>, CallError>> + Send;
 }
 
 /// Under what a tool without a sandbox works.
 pub struct FrontTerms {
+    /// Whose call it is.
+    pub principal: String,
     pub config: Arc<Config>,
     /// The most requests to the network, where the caller said.
     pub network_requests_max: Option<u32>,
@@ -141,10 +143,12 @@ pub struct FrontDone<T = Box<RawValue>> {
     pub network_requests: u64,
 }
 
-impl<T> FrontDone<T> {
-    /// Of what needs no network and always succeeds.
-    pub fn result(result: T) -> Self {
-        Self { shaped: Shaped { result, error: None }, network_requests: 0 }
+impl<T: Send + 'static> FrontDone<T> {
+    /// Of `work` that needs no network, always succeeds and goes over about `bytes` bytes.
+    pub async fn worked(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<Self, CallError> {
+        let unfinished = || CallError::Internal("the work of a call was not finished".into());
+        let result = aside(bytes, work).await.ok_or_else(unfinished)?;
+        Ok(Self { shaped: Shaped { result, error: None }, network_requests: 0 })
     }
 }
 
@@ -281,7 +285,7 @@ impl<T: FrontTool> AnyTool for TypedFront<T> {
             let (tool, about, input) = (Arc::clone(&tool), about.clone(), Arc::clone(&input));
             Box::pin(async move {
                 let FrontDone { shaped, network_requests } = tool.run(input, terms).await?;
-                Some(FrontDone { shaped: written(&about, shaped), network_requests })
+                Ok(FrontDone { shaped: written(&about, shaped), network_requests })
             })
         };
         Ok(Work::Front(FrontWork { run: Box::new(run), timeout_ms }))

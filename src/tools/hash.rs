@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::Digest;
 
-use super::aside::aside;
+use super::call::CallError;
 use super::definition::{About, FrontDone, FrontTerms, FrontTool, Hints};
 use super::plan::{STDIN_BYTES_MAX, bytes_at_most};
 use super::schema::Violation;
@@ -117,8 +117,8 @@ impl FrontTool for HashText {
         found
     }
 
-    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Option<FrontDone<Output>> {
-        aside(input.text.len(), move || FrontDone::result(hash(&input))).await
+    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Result<FrontDone<Output>, CallError> {
+        FrontDone::worked(input.text.len(), move || hash(&input)).await
     }
 }
 

@@ -28,12 +28,12 @@ pub enum Work {
 
 /// What the front does itself, without a command or a sandbox.
 pub struct FrontWork {
-    /// `None`: it was not finished.
+    /// `Err`: nothing was done.
     pub(super) run: Box<dyn Fn(FrontTerms) -> BoxFuture + Send + Sync>,
     pub(super) timeout_ms: Option<u64>,
 }
 
-pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Option<FrontDone>> + Send>>;
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Result<FrontDone, CallError>> + Send>>;
 
 /// What a tool wants run.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::statistics::{Statistics, correlation, describe};
-use super::aside::aside;
+use super::call::CallError;
 use super::definition::{About, FrontDone, FrontTerms, FrontTool, Hints};
 use super::schema::{Violation, step};
 use super::version::Version;
@@ -243,8 +243,8 @@ impl FrontTool for DataAnalyzer {
         chosen(input).err().unwrap_or_default()
     }
 
-    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Option<FrontDone<Output>> {
-        aside(work(&input.data), move || FrontDone::result(describe_all(&input))).await
+    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Result<FrontDone<Output>, CallError> {
+        FrontDone::worked(work(&input.data), move || describe_all(&input)).await
     }
 }
 

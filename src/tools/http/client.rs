@@ -28,11 +28,12 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const ADDRESSES_MAX: usize = 8;
 const REPLY_HEADERS_MAX: usize = 128;
 const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
-/// Requests of all callers that are under way at once, and names that are being looked up: a look-up can not be given up, and
-/// each has a thread.
-const REQUESTS_MAX: usize = 256;
+/// What the replies of all callers together may hold, in KiB, and what each holds beside its body.
+const HELD_KIB_MAX: u32 = 256 * 1024;
+const HELD_KIB: u32 = 512;
+/// Names that are being looked up: a look-up can not be given up, and each has a thread.
 const LOOKUPS_MAX: usize = 16;
-static REQUESTS: Semaphore = Semaphore::const_new(REQUESTS_MAX);
+static HELD: Semaphore = Semaphore::const_new(HELD_KIB_MAX as usize);
 static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
 /// No reply came.
@@ -106,7 +107,7 @@ pub(super) async fn ask(
     most: usize,
 ) -> Result<Response, Failure> {
     // Never closed.
-    let _room = REQUESTS.acquire().await;
+    let _room = HELD.acquire_many(HELD_KIB + most.div_ceil(1024) as u32).await;
     let places = places(egress, url).await.inspect_err(|failure| {
         tracing::info!(host = %capped(&url.host, 100), port = url.port, rule = failure.rule, "request refused");
     })?;
@@ -123,7 +124,10 @@ pub(super) async fn ask(
 /// What `url` may be had from. One address that may not be reached refuses the whole name: it is not for the public.
 async fn places(egress: &EgressRules, url: &Url) -> Result<Vec<SocketAddr>, Failure> {
     let addresses: Vec<IpAddr> = match url.address() {
-        Some(address) => vec![address],
+        Some(address) => {
+            egress.literal(address, url.port)?;
+            vec![address]
+        }
         None => {
             egress.name(&url.host)?;
             let _room = LOOKUPS.acquire().await;

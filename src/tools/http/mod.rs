@@ -4,7 +4,7 @@ mod client;
 mod url;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use self::client::{Failure, Response};
 use self::url::Url;
+use super::call::CallError;
 use super::definition::{About, FrontDone, FrontTerms, FrontTool, Hints, Shaped};
 use super::finish::ToolError;
 use super::plan::{STDIN_BYTES_MAX, bytes_at_most, milliseconds};
@@ -31,6 +32,8 @@ const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// As browsers' 20, for programs that have no patience.
 const REDIRECTS_MAX: usize = 10;
+/// Of one principal at once.
+const UNDER_WAY_MAX: usize = 64;
 
 /// What says where a message ends or whom it is for is this side's business.
 const OWN_HEADERS: [&str; 10] = [
@@ -204,7 +207,8 @@ impl FrontTool for HttpRequest {
         Some(input.timeout.map_or(TIMEOUT.as_millis() as u64, milliseconds))
     }
 
-    async fn run(self: Arc<Self>, input: Arc<Input>, terms: FrontTerms) -> Option<FrontDone<Output>> {
+    async fn run(self: Arc<Self>, input: Arc<Input>, terms: FrontTerms) -> Result<FrontDone<Output>, CallError> {
+        let _place = Place::of(&terms.principal)?;
         let began = Instant::now();
         let mut journey = Journey { redirects: Vec::new(), requests: 0, at: input.url.clone() };
         let came = journey.go(&input, &terms).await;
@@ -216,7 +220,37 @@ impl FrontTool for HttpRequest {
             Err(failure) => Some(failure.into()),
         };
         result.success = error.is_none();
-        Some(FrontDone { shaped: Shaped { result, error }, network_requests: requests })
+        Ok(FrontDone { shaped: Shaped { result, error }, network_requests: requests })
+    }
+}
+
+/// One of those that a principal may have under way.
+struct Place(String);
+
+static UNDER_WAY: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+
+impl Place {
+    fn of(principal: &str) -> Result<Self, CallError> {
+        let mut all = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.entry(principal.to_owned()).or_default();
+        if *own >= UNDER_WAY_MAX {
+            return Err(CallError::RateLimited {
+                what: format!("this principal has {UNDER_WAY_MAX} requests to the network under way"),
+                retry_after: Duration::from_secs(1),
+            });
+        }
+        *own += 1;
+        Ok(Self(principal.to_owned()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get_mut(&self.0) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => drop(all.remove(&self.0)),
+        }
     }
 }
 
