@@ -1,6 +1,7 @@
 //! Rules as they are written: files of `checks/`, read once, each rule with texts that it must meet and texts that it must not.
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::spec::Level;
 
@@ -16,20 +17,27 @@ pub struct Rule {
     /// What to do instead.
     pub hint: String,
     pub test: Test,
-    pub meets: Vec<String>,
-    pub passes: Vec<String>,
+    pub meets: Vec<Case>,
+    pub passes: Vec<Case>,
+}
+
+#[derive(Debug)]
+pub struct Case {
+    /// Of the rule file.
+    pub line: usize,
+    pub code: String,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
-    name: String,
-    levels: Vec<String>,
+    name: Spanned<String>,
+    levels: Vec<Spanned<String>>,
     about: String,
     hint: String,
     test: Test,
-    meets: Vec<String>,
-    passes: Vec<String>,
+    meets: Vec<Spanned<String>>,
+    passes: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +86,25 @@ pub enum Test {
         harmless: Vec<String>,
         local: Vec<String>,
     },
+    /// A module is imported that is none of `seed`, `more` and the operator's; or one that is `reached` as an attribute of one
+    /// that is.
+    Modules {
+        seed: Vec<String>,
+        more: Vec<String>,
+        reached: Vec<String>,
+    },
+    /// A name is used that means the builtin.
+    Builtins {
+        names: Vec<String>,
+    },
+    /// An attribute of this name is read or written.
+    Attributes {
+        names: Vec<String>,
+    },
+    /// A source has more lines.
+    Lines {
+        most: usize,
+    },
 }
 
 impl Test {
@@ -88,32 +115,34 @@ impl Test {
             | Test::Remove { programs, .. }
             | Test::Write { programs, .. }
             | Test::Fetch { programs, .. } => programs,
-            Test::Eval { .. } | Test::Fetched { .. } | Test::ForkBomb {} | Test::Open { .. } => &[],
+            _ => &[],
         };
         programs.iter().filter(|program| !program.ends_with('*'))
     }
 }
 
-/// The rules of `text`, in its order; the first that is met is told.
-pub(super) fn read(language: &str, text: &str) -> Result<Vec<Rule>, String> {
-    let file: File = toml::from_str(text).map_err(|e| e.to_string())?;
-    file.rule.into_iter().map(|raw| rule(language, raw)).collect()
+/// The rules of `text`, in its order; the first that is met is told. `Err`: line and reason.
+pub(super) fn read(language: &str, text: &str) -> Result<Vec<Rule>, (usize, String)> {
+    let line = |at: usize| text.bytes().take(at).filter(|b| *b == b'\n').count() + 1;
+    let file: File = toml::from_str(text)
+        .map_err(|e| (e.span().map_or(1, |span| line(span.start)), e.message().to_owned()))?;
+    file.rule.into_iter().map(|raw| rule(language, raw, &line)).collect()
 }
 
-fn rule(language: &str, raw: Raw) -> Result<Rule, String> {
-    let name = format!("{language}/{}", raw.name);
-    let levels: Result<Vec<Level>, String> =
-        raw.levels.iter().map(|level| level.parse().map_err(|e| format!("{name}: {level}: {e}"))).collect();
-    if raw.meets.is_empty() || raw.passes.is_empty() {
-        return Err(format!("{name}: has no cases"));
+fn rule(language: &str, raw: Raw, line: &impl Fn(usize) -> usize) -> Result<Rule, (usize, String)> {
+    let at = line(raw.name.span().start);
+    let name = format!("{language}/{}", raw.name.get_ref());
+    let mut levels = Vec::new();
+    for level in raw.levels {
+        let at = line(level.span().start);
+        levels.push(level.get_ref().parse().map_err(|e| (at, format!("{name}: {e}")))?);
     }
-    Ok(Rule {
-        levels: levels?,
-        about: raw.about,
-        hint: raw.hint,
-        test: raw.test,
-        meets: raw.meets,
-        passes: raw.passes,
-        name,
-    })
+    if raw.meets.is_empty() || raw.passes.is_empty() {
+        return Err((at, format!("{name}: has no cases")));
+    }
+    let cases = |all: Vec<Spanned<String>>| {
+        all.into_iter().map(|case| Case { line: line(case.span().start), code: case.into_inner() }).collect()
+    };
+    let (meets, passes) = (cases(raw.meets), cases(raw.passes));
+    Ok(Rule { name, levels, about: raw.about, hint: raw.hint, test: raw.test, meets, passes })
 }

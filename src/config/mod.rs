@@ -115,12 +115,16 @@ pub struct Capacity {
 pub struct Checks {
     /// Whether scripts of bash are looked at.
     pub bash: bool,
+    /// Whether sources of the tool `python` are.
+    pub python: bool,
+    /// Modules that they may import beside those of the rule.
+    pub python_modules: Vec<String>,
     /// Rules that are not asked, by their names.
     pub off: Vec<String>,
 }
 
 /// Every rule there is. Here, because the engine reads the settings too and knows nothing else of checks.
-pub const RULES: [&str; 10] = [
+pub const RULES: [&str; 14] = [
     "bash/fork-bomb",
     "bash/fetched-code",
     "bash/rm-outside-workspace",
@@ -131,6 +135,10 @@ pub const RULES: [&str; 10] = [
     "bash/netcat",
     "bash/network-device",
     "bash/fetch-without-egress",
+    "python/lines",
+    "python/modules",
+    "python/builtins",
+    "python/attributes",
 ];
 
 /// Sandboxes that are built before there is a call for them.

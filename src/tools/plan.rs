@@ -10,10 +10,10 @@ use super::definition::{AnyTool, FrontDone, FrontTerms};
 use super::level;
 use super::principal::Principal;
 use super::schema::Violation;
-use crate::checks::{self, Script};
+use crate::checks::{self, Language, Script};
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
-use crate::runtimes::{Runtime, WORKSPACE, environment};
+use crate::runtimes::{Runtime, WORKSPACE, environment, python};
 use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits};
 
 pub(super) const CODE_BYTES_MAX: usize = 1024 * 1024;
@@ -80,8 +80,8 @@ pub(super) fn plan(
         return Err(CallError::LevelUnsuitable { tool: tool.about().name.clone(), level });
     }
     let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
-    let work = tool.work(parameters).map_err(CallError::Parameters)?;
-    if let Work::Command(job) = &work {
+    let mut work = tool.work(parameters).map_err(CallError::Parameters)?;
+    if let Work::Command(job) = &mut work {
         screen(tool, job, level, config)?;
     }
     let (own, timeout_ms) = match &work {
@@ -127,11 +127,25 @@ pub(super) fn plan(
     Ok((Plan { work, env, is_plain, level, request, limits, cached }, context))
 }
 
-/// Looks at the code that the caller wrote.
-fn screen(tool: &dyn AnyTool, job: &Job, level: Level, config: &Config) -> Result<(), CallError> {
-    let Some(language) = tool.screened() else { return Ok(()) };
-    let script = Script { language, code: &job.code, stdin: &job.stdin, env: &job.env, cwd: &job.cwd };
-    checks::screen(&script, level, &config.checks).map_err(CallError::Blocked)
+/// Looks at the code that the caller wrote. Code of Python takes along what its interpreter is to refuse.
+fn screen(tool: &dyn AnyTool, job: &mut Job, level: Level, config: &Config) -> Result<(), CallError> {
+    let language = tool.screened();
+    if let Some(language) = language {
+        let script = Script { language, code: &job.code, stdin: &job.stdin, env: &job.env, cwd: &job.cwd };
+        checks::screen(&script, level, &config.checks).map_err(CallError::Blocked)?;
+    }
+    if job.runtime == Runtime::Python {
+        let found = match language {
+            Some(Language::Python) => checks::restrictions(level, &config.checks),
+            _ => checks::Restrictions::default(),
+        };
+        fn of(one: &Option<(String, Vec<String>)>) -> Option<(&str, &[String])> {
+            one.as_ref().map(|(rule, names)| (rule.as_str(), names.as_slice()))
+        }
+        let (modules, builtins, attributes) = (of(&found.modules), of(&found.builtins), of(&found.attributes));
+        job.code = python::code(&job.code, &python::Restrictions { modules, builtins, attributes });
+    }
+    Ok(())
 }
 
 /// The engine would refuse the whole message; the caller is told which parameter it is.
