@@ -80,11 +80,13 @@ pub enum Test {
     Open {
         below: Vec<String>,
     },
-    /// One of `programs` asks for something that is not `local`, without a `harmless` argument.
+    /// One of `programs` asks for something that is not `local`, without a `harmless` argument. What follows one of `texts`
+    /// is sent, or is a file, and is no place.
     Fetch {
         programs: Vec<String>,
         harmless: Vec<String>,
         local: Vec<String>,
+        texts: Vec<String>,
     },
     /// A module is imported that is none of `seed`, `more` and the operator's; or one that is `reached` as an attribute of one
     /// that is.

@@ -103,8 +103,6 @@ def run():
 
     main = Module("__main__")
     main.__loader__ = Loader()
-    own = []
-    main.__builtins__ = restricted() if modules or builtins or attributes else __builtins__
     sys.modules["__main__"] = main
     sys.argv[:] = [""]
     sys.path.insert(0, "")
@@ -125,6 +123,9 @@ def run():
                     if is_attribute and step.argval in blocked:
                         raise AttributeError(f"{step.argval!r} may not be used ({attributes[0]})")
             todo += [c for c in one.co_consts if type(c) is type(code)]
+
+    own = [hidden.__code__]
+    main.__builtins__ = restricted() if modules or builtins or attributes else __builtins__
 
     def text(s):
         # A lone surrogate has no JSON form.
@@ -239,8 +240,10 @@ def run():
         linecache.cache[FILE] = (len(source), None, [line + "\n" for line in source.split("\n")], FILE)
         tb = e.__traceback__
         # The first frame is the driver's own, and so are those of what stands in for a builtin.
-        e = e.with_traceback(tb.tb_next if tb else None)
-        tb = e.__traceback__
+        tb = tb.tb_next if tb else None
+        while tb is not None and tb.tb_frame.f_code in own:
+            tb = tb.tb_next
+        e = e.with_traceback(tb)
         while tb is not None:
             while tb.tb_next is not None and tb.tb_next.tb_frame.f_code in own:
                 tb.tb_next = tb.tb_next.tb_next

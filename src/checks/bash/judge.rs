@@ -71,8 +71,8 @@ impl<'a> Judge<'a> {
                         && is_recursive(arguments)
                         && operands(arguments).any(|path| is_outside(path, within, cwd))
                 }
-                Test::Fetch { programs, harmless, local } => {
-                    is_one_of(program, programs) && reaches_out(arguments, harmless, local)
+                Test::Fetch { programs, harmless, local, texts } => {
+                    is_one_of(program, programs) && reaches_out(arguments, harmless, local, texts)
                 }
                 Test::Write { programs, .. } => {
                     let to = arguments.iter().filter_map(|argument| {
@@ -200,14 +200,20 @@ fn is_outside(path: &Text, within: &[String], cwd: Option<&str>) -> bool {
 }
 
 /// Whether a call of a fetching program leaves this host, as far as its arguments tell.
-fn reaches_out(arguments: &[Text], harmless: &[String], local: &[String]) -> bool {
+fn reaches_out(arguments: &[Text], harmless: &[String], local: &[String], texts: &[String]) -> bool {
     let is_harmless = |argument: &Text| argument.constant().is_some_and(|a| harmless.contains(&a));
     if arguments.iter().any(is_harmless) {
         return false;
     }
     let is_local = |argument: &Text| local.iter().any(|local| argument.prefix().starts_with(local.as_str()));
     let is_remote = |argument: &Text| argument.prefix().contains("://") && !is_local(argument);
-    arguments.iter().any(is_remote) || !arguments.iter().any(is_local)
+    let is_named = |option: &Text| option.constant().is_some_and(|option| texts.contains(&option));
+    let is_text = |at: usize| {
+        let attached = |text: &String| arguments[at].prefix().strip_prefix(text.as_str()).is_some_and(|rest| rest.starts_with('='));
+        (at > 0 && is_named(&arguments[at - 1])) || texts.iter().any(attached)
+    };
+    let places: Vec<&Text> = (0..arguments.len()).filter(|at| !is_text(*at)).map(|at| &arguments[at]).collect();
+    places.iter().any(|place| is_remote(place)) || !places.iter().any(|place| is_local(place))
 }
 
 fn is_written(test: &Test, path: &str, cwd: Option<&str>) -> bool {

@@ -101,7 +101,7 @@ impl Walk<'_> {
             "xargs" => return Some(self.xargs(at, arguments, stdin)),
             "find" => return Some(self.find(at, arguments, stdin)),
             "command" if text(0).is_some_and(|first| first.starts_with("-v") || first.starts_with("-V")) => {
-                return Some(Text::unknown(Origin::default()));
+                return Some(place_of(arguments.get(1)));
             }
             "su" | "runuser" | "script" | "flock" | "watch" | "sg"
                 if let Some(n) =
@@ -179,7 +179,7 @@ impl Walk<'_> {
         let from = first_operand(arguments, &VALUED);
         let (own, inner) = arguments.split_at(from.min(arguments.len()));
         let added = match stdin.constant() {
-            Some(_) => stdin.clone().split().into_iter().filter(|field| !field.pieces.is_empty()).take(64).collect(),
+            Some(_) => stdin.split(&[' ', '\t', '\n']).into_iter().filter(|field| !field.pieces.is_empty()).take(64).collect(),
             None => vec![stdin.clone()],
         };
         let replaced = own.iter().position(|a| a.prefix().starts_with("-I")).and_then(|n| {
@@ -218,13 +218,22 @@ impl Walk<'_> {
                             _ => fields.push(filled(field, "{}", &roots)),
                         }
                     }
+                    let removes = fields.first().and_then(Text::constant).is_some_and(|name| name == "rm" || name == "/bin/rm");
+                    if removes {
+                        // Each by itself, so without any option that says so.
+                        self.judge.removed(at, &roots, cwd.as_deref());
+                    }
                     self.run(at, &fields, stdin);
                     rest = after;
                 }
                 _ => {}
             }
         }
-        Text::unknown(Origin::default())
+        // Names below the first of them.
+        let mut below = roots[0].clone();
+        below.push(Piece::Known { text: "/".into(), quoted: true });
+        below.push(Piece::Unknown(Origin::default()));
+        below
     }
 
     fn builtin(&mut self, at: usize, program: &str, arguments: &[Text], stdin: &Text) -> Option<Text> {
@@ -239,7 +248,8 @@ impl Walk<'_> {
                     }
                     text.append(argument);
                 }
-                if text.constant().is_none() {
+                // A variable that nothing here sets is somebody else's text as well.
+                if text.certain().is_none() {
                     self.judge.evaluated(at, &text);
                 }
                 Some(self.script(at, &text, stdin))
@@ -394,6 +404,14 @@ impl Walk<'_> {
 
 fn is_standard_input(file: &Text) -> bool {
     file.constant().is_some_and(|file| STDIN.contains(&file.as_str()))
+}
+
+/// What `command -v` prints: a path of the program.
+fn place_of(name: Option<&Text>) -> Text {
+    match name.and_then(Text::constant) {
+        Some(name) if !name.contains('/') => Text::known(format!("/usr/bin/{name}\n")),
+        _ => Text::unknown(Origin::default()),
+    }
 }
 
 /// Where the options end.

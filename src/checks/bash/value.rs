@@ -76,8 +76,8 @@ impl Text {
     pub(super) fn is_for_eval(&self) -> bool {
         self.pieces.iter().all(|piece| match piece {
             Piece::Unknown(origin) => origin.for_eval,
-            Piece::File(_) => false,
-            Piece::Known { .. } | Piece::Unset => true,
+            Piece::File(_) | Piece::Unset => false,
+            Piece::Known { .. } => true,
         })
     }
 
@@ -130,7 +130,7 @@ impl Text {
     }
 
     /// The fields that the shell makes of it where it stands without quotes.
-    pub(super) fn split(&self) -> Vec<Text> {
+    pub(super) fn split(&self, at: &[char]) -> Vec<Text> {
         let mut fields = vec![Text::default()];
         for piece in &self.pieces {
             let Piece::Known { text, .. } = piece else {
@@ -139,7 +139,7 @@ impl Text {
                 }
                 continue;
             };
-            let mut words = text.split([' ', '\t', '\n']);
+            let mut words = text.split(at);
             let first = words.next().unwrap_or_default();
             if let Some(last) = fields.last_mut()
                 && !first.is_empty()

@@ -16,6 +16,8 @@ const DEPTH_MAX: usize = 96;
 const NODES: usize = 4096;
 const BYTES: usize = 1024 * 1024;
 const BYTES_PER_BYTE: usize = 64;
+/// The shell's own IFS.
+pub(super) const BLANKS: &str = " \t\n";
 /// Words of a loop that are tried one by one.
 const TURNS_MAX: usize = 8;
 
@@ -44,7 +46,14 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(judge: Judge<'a>, cwd: &str, env: &[(String, String)]) -> Self {
-        let own = [("HOME", "/workspace"), ("TMPDIR", "/tmp"), ("LANG", "C.UTF-8"), ("IFS", " \t\n"), ("0", "bash")];
+        let own = [
+            ("HOME", "/workspace"),
+            ("TMPDIR", "/tmp"),
+            ("LANG", "C.UTF-8"),
+            ("IFS", BLANKS),
+            ("SHELL", "/bin/bash"),
+            ("0", "bash"),
+        ];
         let mut variables = HashMap::new();
         for (name, value) in own.into_iter().chain(env.iter().map(|(n, v)| (n.as_str(), v.as_str()))) {
             variables.insert(name.to_owned(), Variable::One(Text::known(value)));
@@ -317,7 +326,7 @@ impl<'a> Walk<'a> {
             let whole = quoted || matches!(part, Part::Text { .. });
             self.charge(1);
             for (n, value) in self.part(part, at == 0).into_iter().enumerate() {
-                let split = if whole { vec![value] } else { value.split() };
+                let split = if whole { vec![value] } else { value.split(&self.separators()) };
                 for (m, field) in split.into_iter().enumerate() {
                     match fields.last_mut() {
                         Some(last) if n + m == 0 => last.append(&field),
@@ -359,10 +368,19 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// What the shell splits fields at.
+    fn separators(&self) -> Vec<char> {
+        let ifs = match self.variables.get("IFS") {
+            Some(Variable::One(text)) => text.constant(),
+            _ => None,
+        };
+        ifs.unwrap_or_else(|| BLANKS.to_owned()).chars().collect()
+    }
+
     fn variable(&self, name: &str) -> Vec<Text> {
         const NUMBERS: [&str; 12] =
             ["?", "$", "!", "#", "UID", "EUID", "PPID", "LINENO", "SECONDS", "RANDOM", "BASHPID", "EPOCHSECONDS"];
-        const OTHERS: [&str; 12] = [
+        const OTHERS: [&str; 11] = [
             "-",
             "_",
             "PATH",
@@ -370,7 +388,6 @@ impl<'a> Walk<'a> {
             "OSTYPE",
             "HOSTTYPE",
             "MACHTYPE",
-            "SHELL",
             "OLDPWD",
             "REPLY",
             "SHELLOPTS",
@@ -383,7 +400,8 @@ impl<'a> Walk<'a> {
             (None, Some(all)) if name == "@" || name == "*" => all.clone(),
             (None, Some(all)) if name.parse::<usize>().is_ok() => {
                 let at = name.parse::<usize>().unwrap_or_default();
-                vec![at.checked_sub(1).and_then(|at| all.get(at)).cloned().unwrap_or_default()]
+                let unset = || Text { pieces: vec![Piece::Unset] };
+                vec![at.checked_sub(1).and_then(|at| all.get(at)).cloned().unwrap_or_else(unset)]
             }
             (None, None) if name == "@" || name == "*" || name.parse::<usize>().is_ok() => unknown(),
             _ if NUMBERS.contains(&name) => vec![Text::known("0")],

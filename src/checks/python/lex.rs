@@ -130,13 +130,27 @@ impl Lexer<'_> {
     }
 
     fn number(&mut self) -> Kind {
-        let is_part = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_');
-        let mut length = self.rest().iter().take_while(|b| is_part(b)).count();
-        let text = &self.source[self.pos..self.pos + length];
-        let is_power = text.ends_with(['e', 'E']) && !text.starts_with("0x") && !text.starts_with("0X");
-        if is_power && matches!(self.rest().get(length), Some(b'+' | b'-')) {
-            length += 1;
+        let rest = self.rest();
+        let run = |from: usize, is: fn(&u8) -> bool| {
+            rest.get(from..).unwrap_or_default().iter().take_while(|b| is(b) || **b == b'_').count()
+        };
+        let mut length;
+        if let [b'0', b'x' | b'X' | b'o' | b'O' | b'b' | b'B', ..] = rest {
+            length = 2 + run(2, u8::is_ascii_hexdigit);
+        } else {
+            length = run(0, u8::is_ascii_digit);
+            if rest.get(length) == Some(&b'.') {
+                length += 1 + run(length + 1, u8::is_ascii_digit);
+            }
+            let power = match rest.get(length..).unwrap_or_default() {
+                [b'e' | b'E', b'+' | b'-', digit, ..] if digit.is_ascii_digit() => 2,
+                [b'e' | b'E', digit, ..] if digit.is_ascii_digit() => 1,
+                _ => 0,
+            };
+            length += power + if power > 0 { run(length + power, u8::is_ascii_digit) } else { 0 };
+            length += usize::from(matches!(rest.get(length), Some(b'j' | b'J')));
         }
+        let text = &self.source[self.pos..self.pos + length];
         let digits: String = text.chars().filter(|c| *c != '_').collect::<String>().to_ascii_lowercase();
         let value = match digits.get(..2) {
             Some("0x") => i64::from_str_radix(&digits[2..], 16),

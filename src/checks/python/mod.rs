@@ -35,3 +35,6 @@ fn line(source: &str, most: usize) -> Option<usize> {
     let begin = (0..bytes.len()).filter(is_end).nth(most.saturating_sub(1))? + 1;
     (begin < bytes.len()).then_some(begin)
 }
+
+#[cfg(test)]
+mod tests;
