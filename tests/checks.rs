@@ -285,6 +285,32 @@ mod refused {
         let reply = daemon.request("POST", "/api/v1/tools/batch", Some(&json!([call])));
         assert_eq!(reply.status, 200);
         check(&reply.body[0]);
+        // Nothing has begun, so a caller who wants events has the problem as any other.
+        let headers = "Accept: text/event-stream\r\n";
+        let reply = request_with(&daemon.socket(), "POST", "/api/v1/tools/execute", headers, Some(&call)).unwrap();
+        assert_eq!(reply.status, 403);
+        assert!(reply.head.contains("content-type: application/problem+json"), "{}", reply.head);
+        check(&reply.body);
+        let reply =
+            request_with(&daemon.socket(), "POST", "/api/v1/tools/execute", "Prefer: respond-async\r\n", Some(&call));
+        assert_eq!(reply.as_ref().map(|reply| reply.status), Some(403));
+        check(&reply.unwrap().body);
+        let cli = |words: &[&str]| {
+            let out = std::process::Command::new(env!("CARGO_BIN_EXE_sandkeep"))
+                .args(words)
+                .env("SANDKEEP_SOCKET", daemon.socket())
+                .output()
+                .unwrap();
+            assert!(out.stdout.is_empty() || words[0] == "--json", "{out:?}");
+            (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap(), out.status.code())
+        };
+        let (_, said, code) = cli(&["exec", "bash", "echo a\nr''m -rf /usr"]);
+        assert_eq!(code, Some(125), "{said}");
+        for word in ["bash/rm-outside-workspace", "line 2, column 1", "remove below /workspace"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        let (_, said, _) = cli(&["exec", "python", "import os"]);
+        assert!(said.contains("python/modules") && said.contains("line 1, column 8"), "{said}");
         let rules = daemon.request("GET", "/api/v1/capabilities", None).body["rules"].clone();
         assert!(rules.as_array().unwrap().iter().all(|rule| rule["on"] == true), "{rules}");
     }

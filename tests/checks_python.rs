@@ -198,11 +198,23 @@ const DISGUISES: &[(&str, By)] = &[
     ("for x.__class__ in [1]: pass", ATTRIBUTES),
     // Refused by the interpreter.
     ("n = input.__name__[:0] + '__class__'\nprint(getattr(1, n))", By::Interpreter("AttributeError")),
-    ("n = ''\nfor c in [95, 95, 99, 108, 97, 115, 115, 95, 95]: n += chr(c)\nprint(getattr(1, n))", By::Interpreter("AttributeError")),
+    (
+        "n = ''\nfor c in [95, 95, 99, 108, 97, 115, 115, 95, 95]: n += chr(c)\nprint(getattr(1, n))",
+        By::Interpreter("AttributeError"),
+    ),
     ("k = [k for k in globals() if 'built' in k][0]\nprint(globals()[k]['ex' + 'ec'])", By::Interpreter("KeyError")),
-    ("k = [k for k in globals() if 'built' in k][0]\nf = [v for n, v in globals()[k].items() if 'imp' in n][0]\nf('os')", By::Interpreter("ImportError")),
-    ("def f(x: '__import__(\"os\").system(\"id\")'): pass\nimport typing\ntyping.get_type_hints(f)", By::Interpreter("ImportError")),
-    ("import uuid\nfor n in dir(uuid):\n  if n == 'o' + 's': print(getattr(uuid, n))", By::Interpreter("AttributeError")),
+    (
+        "k = [k for k in globals() if 'built' in k][0]\nf = [v for n, v in globals()[k].items() if 'imp' in n][0]\nf('os')",
+        By::Interpreter("ImportError"),
+    ),
+    (
+        "def f(x: '__import__(\"os\").system(\"id\")'): pass\nimport typing\ntyping.get_type_hints(f)",
+        By::Interpreter("ImportError"),
+    ),
+    (
+        "import uuid\nfor n in dir(uuid):\n  if n == 'o' + 's': print(getattr(uuid, n))",
+        By::Interpreter("AttributeError"),
+    ),
     // Left to the sandbox.
     (
         "import uuid\nm = [v for k, v in vars(uuid).items() if k == 'o' + 's'][0]\nprint(m.getuid() != 0, m.path.exists('/etc/shadow') and m.access('/etc/shadow', 4))",
@@ -217,10 +229,7 @@ const DISGUISES: &[(&str, By)] = &[
         By::Sandbox("1\n"),
     ),
     ("print(open('/proc/self/status').read().split('CapEff:')[1].split()[0])", By::Sandbox("0000000000000000\n")),
-    (
-        "try:\n  open('/etc/motd', 'w')\nexcept OSError as e: print(e.errno in (13, 30))",
-        By::Sandbox("True\n"),
-    ),
+    ("try:\n  open('/etc/motd', 'w')\nexcept OSError as e: print(e.errno in (13, 30))", By::Sandbox("True\n")),
 ];
 
 #[test]
@@ -292,7 +301,12 @@ mod refused {
         assert_eq!(daemon.execute(call(&"x = 1\n".repeat(1000))).status, 200);
         // What does not parse is Python's own to tell.
         let reply = daemon.execute(call("if"));
-        assert_eq!((reply.status, &reply.body["result"]["error"]["name"]), (200, &json!("SyntaxError")), "{}", reply.body);
+        assert_eq!(
+            (reply.status, &reply.body["result"]["error"]["name"]),
+            (200, &json!("SyntaxError")),
+            "{}",
+            reply.body
+        );
     }
 
     #[test]
@@ -346,7 +360,7 @@ mod refused {
         assert_eq!(reply.body["result"]["output"], "/workspace tuple\n", "{}", reply.body);
         assert_eq!(daemon.execute(call("import sys")).body["rule"], "python/modules");
         let all = daemon.request("GET", "/api/v1/capabilities", None).body["rules"].clone();
-        let on = |name: &str| all.as_array().unwrap().iter().find(|rule| rule["name"] == name).unwrap()["on"].clone();
+        let on = |name: &str| all.as_array().unwrap().iter().find(|rule| rule["rule"] == name).unwrap()["on"].clone();
         assert_eq!((on("python/modules"), on("python/attributes")), (json!(true), json!(false)), "{all}");
         let daemon = Daemon::start("[checks]\npython = false\n", &[]);
         let reply = daemon.execute(call("import os, sys\nprint(eval('1'), ().__class__)"));

@@ -134,7 +134,8 @@ pub fn restrictions(level: Level, settings: &Checks) -> Restrictions {
         let name = rule.name.clone();
         match &rule.test {
             Test::Modules { seed, more, .. } => {
-                found.modules = Some((name, seed.iter().chain(more).chain(&settings.python_modules).cloned().collect()));
+                found.modules =
+                    Some((name, seed.iter().chain(more).chain(&settings.python_modules).cloned().collect()));
             }
             Test::Builtins { names } => found.builtins = Some((name, names.clone())),
             Test::Attributes { names } => found.attributes = Some((name, names.clone())),
@@ -150,9 +151,8 @@ pub fn screen(script: &Script<'_>, level: Level, settings: &Checks) -> Result<()
 }
 
 fn screened(script: &Script<'_>, level: Level, settings: &Checks, rules: &[Rule]) -> Result<(), Blocked> {
-    let is_asked = |rule: &&Rule| {
-        Language::of(rule) == script.language && rule.levels.contains(&level) && is_on(rule, settings)
-    };
+    let is_asked =
+        |rule: &&Rule| Language::of(rule) == script.language && rule.levels.contains(&level) && is_on(rule, settings);
     let rules: Vec<&Rule> = rules.iter().filter(is_asked).collect();
     if rules.is_empty() {
         return Ok(());

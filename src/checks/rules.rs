@@ -126,8 +126,8 @@ impl Test {
 /// The rules of `text`, in its order; the first that is met is told. `Err`: line and reason.
 pub(super) fn read(language: &str, text: &str) -> Result<Vec<Rule>, (usize, String)> {
     let line = |at: usize| text.bytes().take(at).filter(|b| *b == b'\n').count() + 1;
-    let file: File = toml::from_str(text)
-        .map_err(|e| (e.span().map_or(1, |span| line(span.start)), e.message().to_owned()))?;
+    let file: File =
+        toml::from_str(text).map_err(|e| (e.span().map_or(1, |span| line(span.start)), e.message().to_owned()))?;
     file.rule.into_iter().map(|raw| rule(language, raw, &line)).collect()
 }
 

@@ -169,13 +169,14 @@ mod tests {
             "allow_degraded = true\nstate_dir = '/x'\n[levels]\nminimal = true\n[ceilings]\nmax_memory_mb = 100\n\
              [listen]\ntcp_anonymous = 'loopback'\nsocket = '/x/s'\n[http]\nqueue_max = 7\n[capacity]\nsandboxes = 3\n\
              [leases]\ncount = 100\n[users]\nfront = 'x'\n[runtimes]\ndirectories = ['/opt/x']\n\
-             [egress]\nports = [8080]\n\
+             [egress]\nports = [8080]\n[checks]\npython = false\npython_modules = ['os']\n\
              [[principals]]\nname = 'a'\nuids = [1]\n",
         );
         let (config, differs) = old.adopt(next.clone());
         assert_eq!(differs, ["state_dir", "listen.socket", "http", "capacity", "leases", "users"]);
         assert!(config.allow_degraded && config.levels.minimal);
         assert_eq!((config.ceilings, config.egress, config.principals), (next.ceilings, next.egress, next.principals));
+        assert!(!config.checks.python && config.checks.python_modules == ["os"]);
         assert_eq!(config.listen.tcp_anonymous, TcpAnonymous::Loopback);
         assert_eq!(config.host.runtime_directories, next.host.runtime_directories);
         assert_eq!((&config.state_dir, config.http), (&old.state_dir, old.http));

@@ -297,8 +297,19 @@ w = {"inner": {3}}
     #[test]
     fn restrictions_hold_while_the_code_runs() {
         let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let modules =
-            names(&["math", "json", "datetime", "time", "re", "collections", "dataclasses", "typing", "uuid", "random", "copy"]);
+        let modules = names(&[
+            "math",
+            "json",
+            "datetime",
+            "time",
+            "re",
+            "collections",
+            "dataclasses",
+            "typing",
+            "uuid",
+            "random",
+            "copy",
+        ]);
         let builtins = names(&["eval", "exec", "__import__"]);
         let attributes = names(&["__class__", "__globals__", "__reduce__"]);
         let restrictions = Restrictions {
@@ -335,9 +346,17 @@ w = {"inner": {3}}
             ("globals()['__builtins__']['__imp' + 'ort__']('os')", "ImportError", "(python/modules)"),
             ("__package__ = 'os'\nfrom . import path", "ImportError", "(python/modules)"),
             ("print(1)\n().__class__", "AttributeError", "'__class__' may not be used (python/attributes)"),
-            ("class A:\n  def f(self):\n    return [x.__globals__ for x in ()]", "AttributeError", "(python/attributes)"),
+            (
+                "class A:\n  def f(self):\n    return [x.__globals__ for x in ()]",
+                "AttributeError",
+                "(python/attributes)",
+            ),
             ("n = input\nn = '__cla'\ngetattr((), n + 'ss__')", "AttributeError", "(python/attributes)"),
-            ("from typing import get_type_hints\ndef f(x: '__import__(\"os\")'): pass\nget_type_hints(f)", "ImportError", "os"),
+            (
+                "from typing import get_type_hints\ndef f(x: '__import__(\"os\")'): pass\nget_type_hints(f)",
+                "ImportError",
+                "os",
+            ),
         ] {
             let ran = run(source);
             let error = ran.left.unwrap_or_else(|| panic!("{source}: {}", ran.stderr)).error.unwrap();

@@ -209,7 +209,9 @@ fn reaches_out(arguments: &[Text], harmless: &[String], local: &[String], texts:
     let is_remote = |argument: &Text| argument.prefix().contains("://") && !is_local(argument);
     let is_named = |option: &Text| option.constant().is_some_and(|option| texts.contains(&option));
     let is_text = |at: usize| {
-        let attached = |text: &String| arguments[at].prefix().strip_prefix(text.as_str()).is_some_and(|rest| rest.starts_with('='));
+        let attached = |text: &String| {
+            arguments[at].prefix().strip_prefix(text.as_str()).is_some_and(|rest| rest.starts_with('='))
+        };
         (at > 0 && is_named(&arguments[at - 1])) || texts.iter().any(attached)
     };
     let places: Vec<&Text> = (0..arguments.len()).filter(|at| !is_text(*at)).map(|at| &arguments[at]).collect();

@@ -12,7 +12,9 @@ pub(super) fn printed(program: &str, arguments: &[Text], stdin: &Text) -> Option
         "echo" => return Some(echo(arguments)),
         "printf" => return Some(printf(arguments)),
         "which" => match arguments {
-            [name] => name.constant().filter(|name| !name.starts_with(['-', '/'])).map(|name| format!("/usr/bin/{name}\n")),
+            [name] => {
+                name.constant().filter(|name| !name.starts_with(['-', '/'])).map(|name| format!("/usr/bin/{name}\n"))
+            }
             _ => None,
         },
         "true" | ":" | "false" | "sleep" | "mkdir" | "touch" | "chmod" => Some(String::new()),

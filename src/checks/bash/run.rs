@@ -179,7 +179,9 @@ impl Walk<'_> {
         let from = first_operand(arguments, &VALUED);
         let (own, inner) = arguments.split_at(from.min(arguments.len()));
         let added = match stdin.constant() {
-            Some(_) => stdin.split(&[' ', '\t', '\n']).into_iter().filter(|field| !field.pieces.is_empty()).take(64).collect(),
+            Some(_) => {
+                stdin.split(&[' ', '\t', '\n']).into_iter().filter(|field| !field.pieces.is_empty()).take(64).collect()
+            }
             None => vec![stdin.clone()],
         };
         let replaced = own.iter().position(|a| a.prefix().starts_with("-I")).and_then(|n| {
@@ -218,7 +220,8 @@ impl Walk<'_> {
                             _ => fields.push(filled(field, "{}", &roots)),
                         }
                     }
-                    let removes = fields.first().and_then(Text::constant).is_some_and(|name| name == "rm" || name == "/bin/rm");
+                    let removes =
+                        fields.first().and_then(Text::constant).is_some_and(|name| name == "rm" || name == "/bin/rm");
                     if removes {
                         // Each by itself, so without any option that says so.
                         self.judge.removed(at, &roots, cwd.as_deref());

@@ -380,19 +380,8 @@ impl<'a> Walk<'a> {
     fn variable(&self, name: &str) -> Vec<Text> {
         const NUMBERS: [&str; 12] =
             ["?", "$", "!", "#", "UID", "EUID", "PPID", "LINENO", "SECONDS", "RANDOM", "BASHPID", "EPOCHSECONDS"];
-        const OTHERS: [&str; 11] = [
-            "-",
-            "_",
-            "PATH",
-            "HOSTNAME",
-            "OSTYPE",
-            "HOSTTYPE",
-            "MACHTYPE",
-            "OLDPWD",
-            "REPLY",
-            "SHELLOPTS",
-            "TERM",
-        ];
+        const OTHERS: [&str; 11] =
+            ["-", "_", "PATH", "HOSTNAME", "OSTYPE", "HOSTTYPE", "MACHTYPE", "OLDPWD", "REPLY", "SHELLOPTS", "TERM"];
         let unknown = || vec![Text::unknown(Origin::default())];
         match (self.variables.get(name), &self.positional) {
             (Some(Variable::One(text)), _) => vec![text.clone()],

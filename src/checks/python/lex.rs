@@ -25,8 +25,8 @@ pub(super) enum Kind {
 /// Longest first.
 const SIGNS: [&str; 46] = [
     "**=", "//=", ">>=", "<<=", "...", "!=", "->", ":=", "**", "//", "<<", ">>", "<=", ">=", "==", "+=", "-=", "*=",
-    "/=", "%=", "@=", "&=", "|=", "^=", "<>", "=", ":", ",", ".", "@", "*", "+", "-", "/", "%", "&", "|", "^", "~", "<",
-    ">", "!", "$", "?", "`", "\\",
+    "/=", "%=", "@=", "&=", "|=", "^=", "<>", "=", ":", ",", ".", "@", "*", "+", "-", "/", "%", "&", "|", "^", "~",
+    "<", ">", "!", "$", "?", "`", "\\",
 ];
 /// Fields in fields of f-strings. CPython allows two before 3.12, and then as many as brackets.
 const FIELDS_MAX: usize = 32;
@@ -175,15 +175,7 @@ impl Lexer<'_> {
     }
 
     /// Up to the closing quote; of the form of a field, where `form`, up to its end.
-    fn pieces(
-        &mut self,
-        quote: u8,
-        triple: bool,
-        raw: bool,
-        fields: bool,
-        form: bool,
-        into: &mut Literal<Vec<Token>>,
-    ) {
+    fn pieces(&mut self, quote: u8, triple: bool, raw: bool, fields: bool, form: bool, into: &mut Literal<Vec<Token>>) {
         let mut text = String::new();
         while let Some(byte) = self.peek() {
             match byte {

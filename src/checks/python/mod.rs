@@ -15,7 +15,8 @@ const BYTES_MAX: usize = 256 * 1024;
 /// The first of `rules` that `source` meets, and the byte at which it does; `modules` may be imported beside the rule's own.
 pub(super) fn screen<'a>(source: &str, rules: &'a [&'a Rule], modules: &'a [String]) -> Option<(&'a Rule, usize)> {
     let mut walk = Walk::new(rules, modules, source.len());
-    if let Some(most) = rules.iter().find_map(|rule| if let Test::Lines { most } = rule.test { Some(most) } else { None })
+    if let Some(most) =
+        rules.iter().find_map(|rule| if let Test::Lines { most } = rule.test { Some(most) } else { None })
         && let Some(at) = line(source, most)
     {
         walk.meet(at, |test| matches!(test, Test::Lines { .. }));

@@ -7,9 +7,8 @@ use super::syntax::{After, Atom, Expr, Imported, Item, Literal, Operand, Part, P
 const DEPTH_MAX: usize = 200;
 
 /// Keywords that stand in expressions.
-const WORDS: [&str; 14] = [
-    "if", "else", "for", "in", "and", "or", "not", "is", "lambda", "await", "async", "as", "yield", "from",
-];
+const WORDS: [&str; 14] =
+    ["if", "else", "for", "in", "and", "or", "not", "is", "lambda", "await", "async", "as", "yield", "from"];
 /// Keywords that a colon may follow at once and that stand in no expression.
 const LEADING: [&str; 4] = ["try", "except", "finally", "with"];
 
@@ -95,7 +94,11 @@ impl Parser {
                 let Some((_, name)) = self.name() else { return };
                 let header = self.expr(Until::Statement);
                 self.take_sign(":");
-                found.push(if is_class { Statement::Class { name, header } } else { Statement::Define { name, header } });
+                found.push(if is_class {
+                    Statement::Class { name, header }
+                } else {
+                    Statement::Define { name, header }
+                });
             }
             // The word itself is an expression's as well, so it stays.
             Some("async") => drop(self.tokens.next()),

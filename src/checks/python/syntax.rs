@@ -7,12 +7,27 @@
 #[derive(Debug)]
 pub(super) enum Statement {
     Import(Vec<Imported>),
-    From { at: usize, level: usize, module: String, names: Vec<Imported> },
+    From {
+        at: usize,
+        level: usize,
+        module: String,
+        names: Vec<Imported>,
+    },
     /// `def` and `class`; decorators are statements of their own. `header`: parameters or bases, and what follows an arrow.
-    Define { name: String, header: Expr },
-    Class { name: String, header: Expr },
+    Define {
+        name: String,
+        header: Expr,
+    },
+    Class {
+        name: String,
+        header: Expr,
+    },
     /// `targets = value`; none for a statement that is an expression. With the sign: `+=` keeps what was there.
-    Assign { targets: Vec<Expr>, sign: &'static str, value: Expr },
+    Assign {
+        targets: Vec<Expr>,
+        sign: &'static str,
+        value: Expr,
+    },
 }
 
 /// `name as alias`.

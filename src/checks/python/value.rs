@@ -220,7 +220,9 @@ fn method(of: Value, name: &str, arguments: &[Value]) -> Value {
         (Text(text), "lower" | "casefold", []) => Text(text.to_lowercase()),
         (Text(text), "upper", []) => Text(text.to_uppercase()),
         (Text(text), "swapcase", []) => Text(
-            text.chars().map(|c| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() }).collect(),
+            text.chars()
+                .map(|c| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() })
+                .collect(),
         ),
         (Text(text), "strip", []) => Text(text.trim().to_owned()),
         (Text(text), "strip" | "lstrip" | "rstrip", [Text(set)]) => {
