@@ -43,8 +43,8 @@ fn scripts() -> Vec<(PathBuf, String)> {
 /// Whether the line that a refusal names holds what the rule is about: a reading of its own, without the parser.
 fn is_there(blocked: &Blocked, text: &str) -> bool {
     let from = blocked.line as usize - 1;
-    // A command may go on behind its line.
-    let part: String = text.lines().skip(from).take(12).collect::<Vec<_>>().join("\n");
+    // A command may go on behind its line, and what it is fed stands before.
+    let part: String = text.lines().skip(from.saturating_sub(4)).take(16).collect::<Vec<_>>().join("\n");
     let has = |words: &[&str]| {
         words.iter().any(|word| part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|w| w == *word))
     };
@@ -87,7 +87,12 @@ fn ordinary_scripts_are_refused_for_what_they_hold_alone() {
 enum By {
     Rule(&'static str),
     /// The checks let it through; what stops it, or bounds it, inside.
-    Sandbox(&'static str),
+    Sandbox(Fence),
+}
+
+struct Fence {
+    about: &'static str,
+    look: &'static str,
 }
 
 const RM: By = By::Rule("bash/rm-outside-workspace");
@@ -100,11 +105,20 @@ const SUDO: By = By::Rule("bash/sudo");
 const EVAL: By = By::Rule("bash/eval");
 const MKFS: By = By::Rule("bash/mkfs");
 const TCP: By = By::Rule("bash/network-device");
-const READ_ONLY: By =
-    By::Sandbox("every mount but /workspace, /tmp and /dev/shm is read-only; the root is the sandbox's own");
-const NO_NETWORK: By = By::Sandbox("an empty network namespace, Landlock's TCP rules");
-const PIDS: By = By::Sandbox("pids.max of the cgroup; refused forks end the run");
-const NO_DEVICES: By = By::Sandbox("a /dev of its own without devices of the host; no capability, mknod refused");
+/// With the fence: what shows that it held, printed by the same script behind the disguise.
+const READ_ONLY: By = By::Sandbox(Fence {
+    about: "every mount but /workspace, /tmp and /dev/shm is read-only; the root is the sandbox's own",
+    look: "test -x /usr/bin/env && test -r /etc/passwd && ! touch /usr/x 2>/dev/null && echo held",
+});
+const NO_NETWORK: By = By::Sandbox(Fence {
+    about: "an empty network namespace, Landlock's TCP rules",
+    look: "test $(wc -l < /proc/net/route) = 1 && test $(grep -c : /proc/net/dev) = 1 && echo held",
+});
+const PIDS: By = By::Sandbox(Fence { about: "pids.max of the cgroup; refused forks end the run", look: "" });
+const NO_DEVICES: By = By::Sandbox(Fence {
+    about: "a /dev of its own without devices of the host; no capability, mknod refused",
+    look: "test -z \"$(find /dev -type b)\" && ! test -e /dev/mem && ! mknod /tmp/d b 8 0 2>/dev/null && echo held",
+});
 
 const DISGUISES: &[(&str, By)] = &[
     // Quoting.
@@ -162,7 +176,7 @@ const DISGUISES: &[(&str, By)] = &[
     ("bash -c 'rm -rf /'", RM),
     ("sh -xec \"rm -rf /\"", RM),
     ("bash -c \"bash -c 'bash -c \\\"rm -rf /\\\"'\"", RM),
-    ("bash -c '$0 -rf /' rm", By::Sandbox("as every rm: everything but its own places is read-only")),
+    ("bash -c '$0 -rf /' rm", READ_ONLY),
     ("bash -c '\"$@\"' x rm -rf /", RM),
     ("env -i PATH=/bin rm -rf /", RM),
     ("env -S 'rm -rf /'", RM),
@@ -219,6 +233,17 @@ const DISGUISES: &[(&str, By)] = &[
     ("command mkfs.ext4 -F /dev/vda1", MKFS),
     ("su - root -c 'id'", SUDO),
     ("read -r line; eval \"$line\"", EVAL),
+    // Fields, names of programs, and text that nothing here sets.
+    ("IFS=,; c=rm,-rf,/; $c", RM),
+    ("IFS=:; set -- rm:-rf:/; $1", RM),
+    ("find /etc -print0 | xargs -0 rm -r", RM),
+    ("find / -type f -exec rm -f {} \\;", RM),
+    ("for f in $(find /usr); do rm -rf $f; done", RM),
+    ("$(command -v rm) -rf /", RM),
+    ("`which sudo` id", SUDO),
+    ("${SHELL} -c 'rm -rf /'", RM),
+    ("eval \"$command\"", EVAL),
+    ("e=eval; $e \"$1\"", EVAL),
     // Let through.
     ("python3 -c 'import shutil; shutil.rmtree(\"/\")'", READ_ONLY),
     ("perl -e 'system(\"rm -rf /\")'", READ_ONLY),
@@ -233,7 +258,7 @@ const DISGUISES: &[(&str, By)] = &[
     ("socat - TCP:10.0.0.1:80", NO_NETWORK),
     ("busybox telnet 10.0.0.1", NO_NETWORK),
     ("while :; do sleep 100 & done", PIDS),
-    ("echo 'sh x & sh x &' > x; sh x", PIDS),
+    ("echo 'sh x & sh x & wait' > x; sh x", PIDS),
     ("cp image /dev/sda", NO_DEVICES),
     ("python3 -c 'open(\"/dev/mem\", \"r+b\").write(b\"x\")'", NO_DEVICES),
 ];
@@ -248,7 +273,7 @@ fn disguises_are_named_or_known_to_be_the_sandboxs() {
                 println!("{rule}: {script:?}");
                 caught += 1;
             }
-            (By::Sandbox(fence), Ok(())) => println!("left to the sandbox ({fence}): {script:?}"),
+            (By::Sandbox(fence), Ok(())) => println!("left to the sandbox ({}): {script:?}", fence.about),
             (By::Rule(rule), found) => wrong.push(format!("{script:?} should meet {rule}: {found:?}")),
             (By::Sandbox(_), Err(blocked)) => wrong.push(format!("{script:?} is found: {blocked}")),
         }
@@ -264,6 +289,7 @@ mod refused {
     use serde_json::json;
 
     use super::support::*;
+    use super::{By, DISGUISES};
 
     /// The same refusal whichever way a call comes; nothing runs, and it is counted.
     #[test]
@@ -313,6 +339,35 @@ mod refused {
         assert!(said.contains("python/modules") && said.contains("line 1, column 8"), "{said}");
         let rules = daemon.request("GET", "/api/v1/capabilities", None).body["rules"].clone();
         assert!(rules.as_array().unwrap().iter().all(|rule| rule["on"] == true), "{rules}");
+    }
+
+    /// What the checks let through, each in a sandbox of its own.
+    #[test]
+    fn what_no_rule_finds_the_sandbox_holds() {
+        let daemon = Daemon::start("", &[]);
+        let before = std::fs::read("/etc/passwd").unwrap();
+        for (script, by) in DISGUISES {
+            let By::Sandbox(fence) = by else { continue };
+            if fence.look.is_empty() {
+                let context = json!({ "limits": { "max_processes": 16 } });
+                let parameters = json!({ "command": script, "timeout": 10 });
+                let reply =
+                    daemon.execute(json!({ "tool_name": "bash", "parameters": parameters, "context": context }));
+                let outcome = &reply.body["outcome"];
+                // Where the host gives no pids controller, the refusals are the kernel's own and nobody counts them.
+                let hits = outcome["limits_hit"].as_array().unwrap();
+                let said = reply.body["result"]["stderr"].as_str().unwrap_or_default();
+                let refused = said.contains("Resource temporarily unavailable") || said.contains("Cannot fork");
+                assert!(outcome["kind"] == "pids_limit" || !hits.is_empty() || refused, "{script}: {}", reply.body);
+                continue;
+            }
+            // Whatever it would go on to do has begun by then.
+            let command = format!("timeout -s KILL 3 bash -c \"$SCRIPT\" >/dev/null 2>&1 </dev/null\n{}", fence.look);
+            let parameters = json!({ "command": command, "env": { "SCRIPT": script }, "timeout": 30 });
+            let reply = daemon.execute(json!({ "tool_name": "bash", "parameters": parameters })).body;
+            assert_eq!(reply["result"]["stdout"], "held\n", "{script}: {reply}");
+        }
+        assert_eq!(std::fs::read("/etc/passwd").unwrap(), before);
     }
 
     #[test]

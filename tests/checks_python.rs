@@ -21,7 +21,7 @@ import ast, doctest, glob, json, sys, warnings
 warnings.simplefilter("ignore")
 roots = [p for p in sys.path if p.endswith("dist-packages") or "/python3." in p and p[-1].isdigit()]
 files = sorted(f for r in roots for d in ("*.py", "json/*.py", "collections/*.py", "test/test_generators.py", "test/test_genexps.py",
-               "numpy/**/*.py", "pandas/core/**/*.py") for f in glob.glob(r + "/" + d, recursive=True))
+               "numpy/*.py", "numpy/lib/*.py", "numpy/core/*.py", "pandas/core/*.py") for f in glob.glob(r + "/" + d, recursive=True))
 seen = set()
 for f in files:
     try:

@@ -87,9 +87,11 @@ impl Value {
             None => Some(None),
             _ => None,
         };
-        let (items, remake): (Vec<Value>, fn(Vec<Value>) -> Value) = match self {
-            Text(text) => (text.chars().map(|c| Text(c.into())).collect(), |all| joined("", &all)),
-            List(all) => (all, List),
+        let is_text = matches!(self, Text(_));
+        let remake = |all: Vec<Value>| if is_text { joined("", &all) } else { List(all) };
+        let items: Vec<Value> = match self {
+            Text(text) => text.chars().map(|c| Text(c.into())).collect(),
+            List(all) => all,
             _ => return Unknown,
         };
         let length = items.len() as i64;
