@@ -153,7 +153,7 @@ fn wire(c: &mut Criterion) {
             id: id.clone(),
             level: LevelWire::Standard,
             runtime: "bash".into(),
-            workspace: None,
+            volumes: Vec::new(),
             limits: LimitsWire { wall_ms: Some(30_000), ..LimitsWire::default() },
             lifetime: LifetimeWire::Call,
         }),
@@ -191,6 +191,7 @@ fn wire(c: &mut Criterion) {
                 oom_group: Some(true),
                 pids_max: Some(128),
                 cpu_max: Some((100_000, 100_000)),
+                volumes: Vec::new(),
             },
             degraded: Vec::new(),
             limits: GrantedWire {

@@ -12,6 +12,7 @@ pub mod checks;
 pub mod config;
 pub mod engine;
 pub mod host;
+pub mod inside;
 pub mod launch;
 pub mod policy;
 pub mod runtimes;

@@ -47,6 +47,21 @@ fn what_needs_no_sandbox_says_so_and_needs_no_engine() {
     for (name, value) in [("outcome", Value::Null), ("denials", Value::Null), ("metadata", json!({ "a": 1 }))] {
         assert_eq!(reply.body[name], value, "{name}");
     }
+    // An engine that does nothing is not missed; control: a command waits for it.
+    let engine = Pid::from_raw(daemon.child_named("sandkeep-engine"));
+    kill(engine, Signal::SIGSTOP).unwrap();
+    let other = std::thread::scope(|scope| {
+        let command = json!({ "tool_name": "bash", "parameters": { "command": "true" } });
+        let command = scope.spawn(|| daemon.execute(command));
+        let other = daemon.execute(json!({ "tool_name": "hash_text", "parameters": { "text": "x" } }));
+        let waits = !command.is_finished();
+        kill(engine, Signal::SIGCONT).unwrap();
+        assert!(waits, "a command needs no engine");
+        let command = command.join().unwrap();
+        assert_eq!((command.status, &command.body["success"]), (200, &json!(true)), "{}", command.body);
+        other
+    });
+    assert_eq!(other.status, 200, "{}", other.body);
     // The same call again, and another with the same parameters.
     assert_eq!(daemon.execute(call).body, reply.body);
     let other =
@@ -138,6 +153,7 @@ fn what_is_too_long_or_too_slow_is_cut_off() {
     let begin = Instant::now();
     let told = ask(&daemon, json!({ "url": server.url("/slow"), "timeout": 0.5 }));
     assert_eq!(told["error"]["code"], "timed_out", "{told}");
+    assert_eq!(told["usage"]["network_requests"], 1, "it was made all the same");
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     until("the connection is not closed", || server.open() == 0);
     let told = ask(&daemon, json!({ "url": server.url("/headers") }));
@@ -162,6 +178,7 @@ fn only_what_the_operator_allows_is_reached() {
             "{told}"
         );
         assert_eq!(told["result"]["status"], Value::Null);
+        assert_eq!(told["usage"]["network_requests"], 0, "nothing was sent");
         told["error"]["rule"].as_str().unwrap().to_owned()
     };
     let port = server.port;

@@ -62,8 +62,8 @@ fn try_run(front: &mut Front, take: Take, code: &str) -> Option<Taken> {
     drop(fds);
     let mut rest = rest.into_iter();
     let code = match runtime.as_str() {
-        "python" => runtimes::python::code(code, &runtimes::python::Restrictions::default()),
-        _ => code.to_owned(),
+        "python" => runtimes::python::code(code.as_bytes(), &runtimes::python::Restrictions::default()),
+        _ => code.as_bytes().to_vec(),
     };
     Gate { line: rest.next().unwrap(), code: rest.next().unwrap() }.open(&code).unwrap();
     let result = rest.next();
@@ -171,7 +171,7 @@ fn a_taken_sandbox_is_the_same_as_one_that_is_built_for_its_call() {
     for level in LEVELS {
         let taken = run(&mut front, level, "bash", WORLD);
         let id = random_id();
-        let invocation = runtimes::Runtime::Bash.invocation(WORLD).unwrap();
+        let invocation = runtimes::Runtime::Bash.invocation(WORLD.as_bytes()).unwrap();
         let plain = prepare().commands.into_iter().find(|c| c.runtime == "bash").unwrap();
         let exec = Exec { argv: invocation.argv, env: plain.env, cwd: plain.cwd, ..exec(&id, "") };
         let built = cold.run_with(create(&id, level), exec, sealed(b""), invocation.extra);

@@ -322,8 +322,8 @@ fn limits_levels_and_names_are_checked_again() {
     }
     let other = Create { runtime: "perl; rm".into(), ..create(&random_id(), LevelWire::Standard) };
     assert_eq!(s.front.call(Verb::Create(other)), Reply::Refused(Refusal::UnknownRuntime));
-    let other = Create { workspace: Some("../../etc".into()), ..create(&random_id(), LevelWire::Standard) };
-    assert_eq!(s.front.call(Verb::Create(other)), Reply::Refused(Refusal::UnknownWorkspace));
+    let other = Create { volumes: vec![workspace("uid:1", "nonesuch")], ..create(&random_id(), LevelWire::Standard) };
+    assert_eq!(s.front.call(Verb::Create(other)), Reply::Refused(Refusal::UnknownVolume));
     // A front that asks for more time than the sandbox has gets no more.
     let id = random_id();
     let mut short = create(&id, LevelWire::Standard);

@@ -4,3 +4,4 @@ pub mod cgroup;
 mod controllers;
 pub mod network;
 pub mod process;
+pub mod volume;

@@ -14,8 +14,9 @@ use crate::launch::fault::{Fence, dropped};
 use crate::launch::{self, Assets, EngineView, LaunchError, Report, Step};
 use crate::policy::plan::{MountKind, Namespace, Plan};
 use crate::policy::seccomp;
+use crate::policy::volume::VolumePlan;
 use crate::spec::{
-    CgroupReport, Enforced, LimitHit, LimitKind, Limits, NetworkReport, Outcome, SandboxId, SeccompReport,
+    CgroupReport, Enforced, LimitHit, LimitKind, Limits, NetworkReport, Outcome, SandboxId, SeccompReport, VolumeReport,
 };
 use crate::sys::process::{Child, kill_pidfd};
 
@@ -26,6 +27,8 @@ pub struct ProcessBackend {
     view: EngineView,
     tree: Option<Tree>,
     networks: Rc<NetworkNamespaces>,
+    /// The engine's own mount namespace.
+    mounts: OwnedFd,
 }
 
 /// One sandbox's processes and cgroup. Dropping it does not end it: `kill`, then `finish`.
@@ -51,7 +54,8 @@ pub struct Counters {
 impl ProcessBackend {
     pub fn new(assets: Assets, tree: Option<Tree>) -> Result<Self, LaunchError> {
         let networks = Rc::new(NetworkNamespaces::open(tree.as_ref())?);
-        Ok(Self { assets, view: EngineView::read()?, tree, networks })
+        let mounts = std::fs::File::open("/proc/self/ns/mnt").step("mount namespace", "own")?.into();
+        Ok(Self { assets, view: EngineView::read()?, tree, networks, mounts })
     }
 
     /// Begins to build; `Ready` or `Failed` arrives on [`Live::channel`]. On an error nothing is left.
@@ -108,7 +112,19 @@ impl ProcessBackend {
             },
             landlock: None,
             cgroup: live.cgroup.clone(),
+            volumes: Vec::new(),
         })
+    }
+
+    /// Mounts a copy of what is at `source` into `live`, in which no command has run yet, and reads back what is there now.
+    pub fn give(
+        &self,
+        live: &Live,
+        plan: &Plan,
+        source: &Path,
+        volume: &VolumePlan,
+    ) -> Result<VolumeReport, LaunchError> {
+        launch::give(self.mounts.as_fd(), live.child.pid, live.lease, plan, source, volume)
     }
 
     /// Gives one that was built for `before` the limits `now`; fails where something else is in force after it.

@@ -30,6 +30,7 @@ pub struct Config {
     pub capacity: Capacity,
     pub pool: Pool,
     pub checks: Checks,
+    pub workspaces: Workspaces,
     pub host: Host,
     /// What calls may reach on the network.
     pub egress: EgressRules,
@@ -151,6 +152,19 @@ pub struct Pool {
     pub memory_bytes: u64,
 }
 
+/// Directories that are kept between calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workspaces {
+    /// What one may hold; reserved on the disk when it is made.
+    pub bytes: u64,
+    /// Files, directories and links in one.
+    pub files: u64,
+    /// Of one principal.
+    pub each_principal: u32,
+    /// Of all together, on the disk.
+    pub total_bytes: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// First host uid of the lease range; `None` takes the first free slice of the default range.
@@ -252,6 +266,11 @@ impl Config {
         self.host.runtime_directories.iter().map(|d| d.display().to_string()).collect()
     }
 
+    /// Where workspaces lie: root's alone.
+    pub fn workspaces_dir(&self) -> PathBuf {
+        self.state_dir.join("workspaces")
+    }
+
     /// Where the front reaches the engine.
     pub fn engine_socket(&self) -> PathBuf {
         self.run_dir.join("engine.sock")
@@ -300,6 +319,8 @@ mod tests {
             ("[http]\nqueue_wait_max_ms = 0", "http.queue_wait_max_ms"),
             ("[http]\nconnections_per_peer_max = 0", "http.connections_per_peer_max"),
             ("[capacity]\nprincipal_percent = 101", "capacity.principal_percent"),
+            ("[workspaces]\nsize_mb = 0", "workspaces.size_mb"),
+            ("[workspaces]\nsize_mb = 100\ntotal_mb = 99", "workspaces.total_mb"),
             ("[runtimes]\ndirectories = ['opt']", "runtimes.directories"),
             ("[runtimes]\ndirectories = ['/']", "runtimes.directories"),
             ("[runtimes]\ndirectories = ['/opt/a:b']", "runtimes.directories"),

@@ -27,6 +27,7 @@ pub(super) struct Raw {
     capacity: RawCapacity,
     pool: RawPool,
     checks: RawChecks,
+    workspaces: RawWorkspaces,
     leases: RawLeases,
     users: RawUsers,
     runtimes: RawRuntimes,
@@ -146,6 +147,21 @@ struct RawChecks {
 impl Default for RawChecks {
     fn default() -> Self {
         Self { bash: true, python: true, python_modules: Vec::new(), off: Vec::new() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawWorkspaces {
+    size_mb: u64,
+    files: u64,
+    each_principal: u32,
+    total_mb: u64,
+}
+
+impl Default for RawWorkspaces {
+    fn default() -> Self {
+        Self { size_mb: 256, files: 65_536, each_principal: 16, total_mb: 16_384 }
     }
 }
 
@@ -288,6 +304,7 @@ impl Raw {
             capacity: self.capacity.validate()?,
             pool: self.pool.validate()?,
             checks: self.checks.validate()?,
+            workspaces: self.workspaces.validate()?,
             host: Host {
                 lease_first_uid: self.leases.first_uid()?,
                 lease_count: within("leases.count", self.leases.count.into(), 64, 1 << 24)? as u32,
@@ -403,6 +420,18 @@ fn modules(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
     match names.iter().find(|name| !is_name(name)) {
         Some(name) => Err(bad("checks.python_modules", format!("{name:?} is no name of a top-level module"))),
         None => Ok(names),
+    }
+}
+
+impl RawWorkspaces {
+    fn validate(self) -> Result<Workspaces, ConfigError> {
+        let size_mb = within("workspaces.size_mb", self.size_mb, 8, 1 << 20)?;
+        Ok(Workspaces {
+            bytes: size_mb * MIB,
+            files: within("workspaces.files", self.files, 64, 1 << 24)?,
+            each_principal: within("workspaces.each_principal", self.each_principal.into(), 1, 256)? as u32,
+            total_bytes: within("workspaces.total_mb", self.total_mb, size_mb, 1 << 24)? * MIB,
+        })
     }
 }
 

@@ -147,6 +147,7 @@ impl Config {
             ceilings: next.ceilings,
             pool: next.pool,
             checks: next.checks,
+            workspaces: next.workspaces,
             egress: next.egress,
             principals: next.principals,
             listen: Listen { tcp_anonymous: next.listen.tcp_anonymous, ..self.listen.clone() },
@@ -169,12 +170,13 @@ mod tests {
             "allow_degraded = true\nstate_dir = '/x'\n[levels]\nminimal = true\n[ceilings]\nmax_memory_mb = 100\n\
              [listen]\ntcp_anonymous = 'loopback'\nsocket = '/x/s'\n[http]\nqueue_max = 7\n[capacity]\nsandboxes = 3\n\
              [leases]\ncount = 100\n[users]\nfront = 'x'\n[runtimes]\ndirectories = ['/opt/x']\n\
-             [egress]\nports = [8080]\n[checks]\npython = false\npython_modules = ['os']\n\
+             [egress]\nports = [8080]\n[checks]\npython = false\npython_modules = ['os']\n[workspaces]\nsize_mb = 9\n\
              [[principals]]\nname = 'a'\nuids = [1]\n",
         );
         let (config, differs) = old.adopt(next.clone());
         assert_eq!(differs, ["state_dir", "listen.socket", "http", "capacity", "leases", "users"]);
         assert!(config.allow_degraded && config.levels.minimal);
+        assert_eq!(config.workspaces, next.workspaces);
         assert_eq!((config.ceilings, config.egress, config.principals), (next.ceilings, next.egress, next.principals));
         assert!(!config.checks.python && config.checks.python_modules == ["os"]);
         assert_eq!(config.listen.tcp_anonymous, TcpAnonymous::Loopback);

@@ -58,7 +58,11 @@ impl Monitor {
                         if sandbox.ahead.is_some() {
                             return self.ahead_is_ready(key);
                         }
-                        if let Some(created) = created(sandbox) {
+                        if let Err(refusal) = self.give_volumes(key) {
+                            self.answer_create(key, Reply::Refused(refusal));
+                            return self.kill(key, Outcome::EngineFault);
+                        }
+                        if let Some(created) = self.sandboxes.get(&key).and_then(created) {
                             self.answer_create(key, Reply::Created(created));
                         }
                         self.start_command(key);
@@ -173,7 +177,14 @@ impl Monitor {
         let uid = sandbox.live.lease();
         let argv = command.argv().to_vec();
         let rlimits = sandbox.plan.rlimits.into();
-        let message = ToInit::Exec { argv, env: command.env().to_vec(), cwd: command.cwd().to_owned(), rlimits };
+        let message = ToInit::Exec {
+            argv,
+            env: command.env().to_vec(),
+            cwd: command.cwd().to_owned(),
+            rlimits,
+            rules: sandbox.volumes.iter().filter_map(|held| held.plan.rule.clone()).map(Into::into).collect(),
+            own_code: sandbox.own_code,
+        };
         let began = Instant::now();
         sandbox.state = State::Starting;
         sandbox.run = Some(Run {
@@ -373,13 +384,14 @@ impl Monitor {
     /// Reaps one that is dead, removes its cgroup, gives back its uid, and tells that nothing is left of it.
     pub(super) fn bury_one(&mut self) -> bool {
         let Some(sandbox) = self.graves.pop_front() else { return false };
-        let Sandbox { id, born_as, owner, lifetime, live, .. } = sandbox;
+        let Sandbox { id, born_as, owner, lifetime, live, volumes, .. } = sandbox;
         let uid = live.lease();
         match live.finish() {
             Ok(()) => self.leases.give_back(uid),
             // A lease that something may still carry is not leased again.
             Err(e) => tracing::error!(sandbox = %id, error = %e, uid, "a sandbox left something behind"),
         }
+        self.release_volumes(&volumes);
         self.note_gone(&born_as);
         let reaped = FromMonitor::Event(Event::Reaped { id: id.to_string() });
         self.tell(owner, lifetime, &reaped);

@@ -17,6 +17,7 @@ mod start;
 mod states;
 mod survey;
 mod verbs;
+mod volumes;
 
 pub use connection::{Connection, Incoming};
 pub use start::{Options, StartError, run};

@@ -16,7 +16,9 @@ use super::journal::Journal;
 use super::leases::Leases;
 use super::pool::Pool;
 use super::sandbox::{ConnectionKey, Sandbox};
+use super::volumes::Table;
 use crate::backend::process::ProcessBackend;
+use crate::backend::volume::Job;
 use crate::config::{Config, Source};
 use crate::policy::plan::Rules;
 use crate::spec::{HostChecks, HostFacts, KilledBy, Outcome, SandboxId};
@@ -41,6 +43,8 @@ enum Token {
     Connection(u64),
     Channel(u64),
     Death(u64),
+    /// Of a process for a volume.
+    Job(u64),
 }
 
 const KIND_SHIFT: u32 = 56;
@@ -53,6 +57,7 @@ impl Token {
             Token::Connection(key) => (2, key),
             Token::Channel(key) => (3, key),
             Token::Death(key) => (4, key),
+            Token::Job(key) => (5, key),
         };
         kind << KIND_SHIFT | key
     }
@@ -65,6 +70,7 @@ impl Token {
             2 => Some(Token::Connection(key)),
             3 => Some(Token::Channel(key)),
             4 => Some(Token::Death(key)),
+            5 => Some(Token::Job(key)),
             _ => None,
         }
     }
@@ -116,6 +122,7 @@ pub struct Monitor {
     /// Asked for once: the answer is looked up in the cgroup tree.
     pub(super) cores: u32,
     pub(super) pool: Pool,
+    pub(super) volumes: Table,
     /// How many of `sandboxes` are no call's yet.
     pub(super) ahead: usize,
     /// What was built ahead under another number is not used: settings or programs changed.
@@ -147,6 +154,7 @@ impl Monitor {
         backend: ProcessBackend,
         leases: Leases,
         journal: Journal,
+        volumes: Table,
         listener: OwnedFd,
     ) -> io::Result<Self> {
         let mask = signal_mask();
@@ -158,6 +166,7 @@ impl Monitor {
         Ok(Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from) as u32,
             pool: Pool::new(settings.config.pool),
+            volumes,
             ahead: 0,
             generation: 0,
             stamp: Stamp::now(&settings.config),
@@ -205,6 +214,7 @@ impl Monitor {
                 }
             }
             self.fire_timers();
+            self.tend_volumes(Instant::now());
             self.tell_manager();
             if let Some(since) = self.stopping
                 && (self.sandboxes.is_empty() || since.elapsed() > STOP_WAIT)
@@ -213,11 +223,12 @@ impl Monitor {
                 break;
             }
         }
-        let Self { backend, journal, sandboxes, .. } = self;
+        let Self { backend, journal, sandboxes, volumes, .. } = self;
         if !sandboxes.is_empty() {
             tracing::error!(count = sandboxes.len(), "sandboxes did not end in time; the next start removes them");
             return Ok(());
         }
+        volumes.close();
         backend.close().map_err(io::Error::other)?;
         journal.remove()
     }
@@ -258,6 +269,10 @@ impl Monitor {
                 self.died(key);
                 Ok(())
             }
+            Token::Job(key) => {
+                self.job_ended(key);
+                Ok(())
+            }
         }
     }
 
@@ -269,7 +284,8 @@ impl Monitor {
         };
         let next = self.timers.peek().map(|Reverse((at, _))| *at);
         let stop = self.stopping.map(|since| since + STOP_WAIT);
-        match next.into_iter().chain(stop).chain(self.tick).chain(later).min() {
+        let volumes = self.volumes.next_time();
+        match next.into_iter().chain(stop).chain(self.tick).chain(later).chain(volumes).min() {
             None => EpollTimeout::NONE,
             Some(at) => {
                 // Rounded up: waking before the deadline would only mean waiting again.
@@ -397,6 +413,16 @@ impl Monitor {
         }
     }
 
+    pub(super) fn watch_job(&self, key: u64, job: &Job) -> io::Result<()> {
+        Ok(self.epoll.add(job.pipe(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Job(key).pack()))?)
+    }
+
+    pub(super) fn unwatch_job(&self, job: &Job) {
+        if let Err(e) = self.epoll.delete(job.pipe()) {
+            tracing::debug!(error = %e, "unwatch");
+        }
+    }
+
     fn read_connection(&mut self, key: ConnectionKey) {
         for _ in 0..BURST {
             let Some(connection) = self.connections.get(&key) else { return };
@@ -426,6 +452,7 @@ impl Monitor {
         for sandbox in owned {
             self.orphan(sandbox);
         }
+        self.orphan_volumes(key);
     }
 
     pub(super) fn connection(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
@@ -495,7 +522,14 @@ mod tests {
 
     #[test]
     fn tokens_round_trip() {
-        for token in [Token::Listener, Token::Signals, Token::Connection(7), Token::Channel(1 << 40), Token::Death(0)] {
+        for token in [
+            Token::Listener,
+            Token::Signals,
+            Token::Connection(7),
+            Token::Channel(1 << 40),
+            Token::Death(0),
+            Token::Job(1),
+        ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }
         assert_eq!(Token::unpack(9 << KIND_SHIFT), None);

@@ -23,6 +23,7 @@ impl Monitor {
                 let (config, differs) = self.settings.config.adopt(next);
                 self.settings.rules.adopt(&config);
                 self.settings.minimal_enabled = config.levels.minimal;
+                self.volumes.set_limits(config.workspaces.into());
                 self.settings.config = config;
                 self.renew_pool();
                 if differs.is_empty() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::ahead::Ahead;
 use super::denials::Record;
 use super::states::State;
+use super::volumes::Held;
 use crate::backend::process::Live;
 use crate::launch::channel::CommandEnd;
 use crate::policy::plan::Plan;
@@ -53,6 +54,9 @@ pub struct Sandbox {
     pub ahead: Option<Ahead>,
     /// When the monitor looks at it again by itself.
     pub next_check: Option<Instant>,
+    pub(super) volumes: Vec<Held>,
+    /// Its command is the project's own operations on files.
+    pub own_code: bool,
 }
 
 /// Who is to be answered: not always the owner, since a new front may use what an earlier one created.
@@ -120,6 +124,8 @@ impl Sandbox {
             end: None,
             ahead,
             next_check: None,
+            volumes: Vec::new(),
+            own_code: false,
         }
     }
 

@@ -12,15 +12,17 @@ use super::journal::Journal;
 use super::leases::{LeaseError, Leases};
 use super::monitor::{Monitor, Settings, signal_mask};
 use super::survey;
+use super::volumes::Table;
 use crate::backend::cgroup::{Tree, TreeLimits};
 use crate::backend::process::ProcessBackend;
+use crate::backend::volume::{VolumeLimits, Volumes};
 use crate::config::{Config, ConfigError, Source};
 use crate::host;
 use crate::launch::fault::{Fence, dropped};
 use crate::launch::{Assets, LaunchError};
 use crate::policy::plan::Rules;
 use crate::policy::{BOX_ID_DEFAULT, FRONT_ID_DEFAULT};
-use crate::spec::{CgroupChecks, LeaseChecks, LeaseState};
+use crate::spec::{CgroupChecks, IdmapPlace, LeaseChecks, LeaseState};
 use crate::sys::process::{self, Resource};
 use crate::sys::{mount, packet};
 use crate::wire::{CapacityWire, OUTPUTS};
@@ -161,8 +163,12 @@ pub fn run(options: Options) -> Result<(), StartError> {
     tracing::info!(
         socket = %socket.display(), leases_from = leases.first(), cgroup = name, facts = ?settings.facts, "engine ready"
     );
+    let volumes = Volumes::open(settings.config.workspaces_dir(), run.volumes.clone(), box_id)?;
+    let limits = VolumeLimits::from(settings.config.workspaces);
+    let in_memory = settings.checks.idmap.iter().any(|c| c.place == IdmapPlace::Tmpfs && c.idmap.works());
+    let volumes = Table::new(Some(volumes), limits, in_memory);
     let backend = ProcessBackend::new(assets, tree.filter(|_| cgroup2))?;
-    let served = Monitor::new(settings, backend, leases, journal, listener).and_then(Monitor::run);
+    let served = Monitor::new(settings, backend, leases, journal, volumes, listener).and_then(Monitor::run);
     fs::remove_file(&socket).named(socket.display().to_string())?;
     run.remove();
     served.named("engine")
@@ -178,6 +184,8 @@ struct Directories {
     own: PathBuf,
     /// Where the templates are mounted, in the engine's own namespace.
     templates: PathBuf,
+    /// Where volumes are, in the same way.
+    volumes: PathBuf,
 }
 
 impl Directories {
@@ -190,19 +198,21 @@ impl Directories {
             return Err(reason).named(run_dir.display().to_string());
         }
         let templates = own.join("templates");
-        for dir in [&own, &templates] {
+        let volumes = own.join("volumes");
+        for dir in [&own, &templates, &volumes] {
             match DirBuilder::new().mode(0o700).create(dir) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 result => result.named(dir.display().to_string())?,
             }
         }
-        Ok(Self { own, templates })
+        Ok(Self { own, templates, volumes })
     }
 
     /// Best effort: an empty directory below /run harms nobody.
     fn remove(&self) {
         let _ = nix::mount::umount2(&self.templates, nix::mount::MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.templates);
+        let _ = fs::remove_dir(&self.volumes);
         let _ = fs::remove_dir(&self.own);
     }
 }

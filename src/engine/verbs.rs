@@ -9,9 +9,10 @@ use super::passed::may_be_passed;
 use super::sandbox::{ConnectionKey, Sandbox, Sender, WaitingExec};
 use super::states::{Permit, State, Use, permit};
 use super::survey;
+use super::volumes::Held;
 use crate::backend::process::Live;
-use crate::policy::RUNTIMES;
 use crate::policy::plan::{self, Ask, Plan, plan};
+use crate::policy::{FILES, is_runtime};
 use crate::spec::{KilledBy, Level, Outcome, SandboxId};
 use crate::wire::{
     BuiltWire, Create, Exec, FactsWire, LIST_PAGE, LifetimeWire, LimitsWire, OUTPUTS, PROTOCOL, Refusal, Reply,
@@ -46,6 +47,10 @@ impl Monitor {
             Verb::Stat { id } => self.stat(from, seq, &id),
             Verb::List { after } => self.list(from, seq, after),
             Verb::Destroy { id } => self.destroy(from, seq, &id),
+            Verb::Open(open) => self.open_volume(from, seq, open),
+            Verb::Close { volume } => self.close_volume(from, seq, volume),
+            Verb::Remove { volume } => self.remove_volume(from, seq, volume),
+            Verb::Workspaces { owner, after } => self.list_workspaces(from, seq, &owner, after),
         }
     }
 
@@ -89,6 +94,7 @@ impl Monitor {
         }
         match self.admit(&id, Sender { connection: from, seq }, &create) {
             Ok(key) => self.wake(key, Instant::now() + BUILD_WAIT),
+            Err(Refusal::Protocol { what }) => self.violation(from, seq, &what),
             Err(refusal) => {
                 tracing::warn!(sandbox = %id, refusal = ?refusal, "not created");
                 self.refuse(from, seq, refusal);
@@ -128,15 +134,37 @@ impl Monitor {
 
     /// One that waits and fits, or one that is built. On a refusal nothing is left of it.
     fn admit(&mut self, id: &SandboxId, sender: Sender, create: &Create) -> Result<u64, Refusal> {
-        if !RUNTIMES.iter().any(|(name, _)| *name == create.runtime) {
+        if !is_runtime(&create.runtime) {
             return Err(Refusal::UnknownRuntime);
         }
-        if create.workspace.is_some() {
-            return Err(Refusal::UnknownWorkspace);
-        }
         let plan = self.admissible(create.level.into(), create.limits)?;
+        let held = self.hold_volumes(create, &plan)?;
+        let admitted = self.admit_with(id, sender, create, plan, held.clone());
+        if admitted.is_err() && !self.by_id.contains_key(id) {
+            self.release_volumes(&held);
+        }
+        admitted
+    }
+
+    /// With its volumes, which from now on are the sandbox's if there is one.
+    fn admit_with(
+        &mut self,
+        id: &SandboxId,
+        sender: Sender,
+        create: &Create,
+        plan: Plan,
+        held: Vec<Held>,
+    ) -> Result<u64, Refusal> {
         if let Some(key) = self.take_waiting(plan.level, None, &plan) {
             self.assign(key, id, sender.connection, create.lifetime, plan);
+            if let Some(sandbox) = self.sandboxes.get_mut(&key) {
+                sandbox.volumes = held;
+                sandbox.own_code = create.runtime == FILES;
+            }
+            if let Err(refusal) = self.give_volumes(key) {
+                self.kill(key, Outcome::EngineFault);
+                return Err(refusal);
+            }
             if let Some(created) = self.sandboxes.get(&key).and_then(created) {
                 self.reply(sender.connection, sender.seq, Reply::Created(created), Vec::new());
                 return Ok(key);
@@ -146,7 +174,10 @@ impl Monitor {
         }
         let live = self.build(id, &plan)?;
         self.memory_promised += plan.limits.memory_bytes;
-        let key = self.insert(Sandbox::new(id.clone(), plan, create.lifetime, Some(sender), live, None));
+        let mut sandbox = Sandbox::new(id.clone(), plan, create.lifetime, Some(sender), live, None);
+        sandbox.volumes = held;
+        sandbox.own_code = create.runtime == FILES;
+        let key = self.insert(sandbox);
         self.by_id.insert(id.clone(), key);
         self.give_way();
         Ok(key)

@@ -14,6 +14,7 @@ use nix::unistd::symlinkat;
 use super::error::{LaunchError, Step};
 use super::fault::{Fence, dropped};
 use crate::policy::plan::{Mount, MountKind, Plan};
+use crate::spec::Place;
 use crate::sys::mount::{self, Attrs, attach, clone_tree, cstring, new_filesystem};
 
 /// Templates that live in the engine's own mount namespace.
@@ -227,6 +228,8 @@ fn root(plan: &Plan, attrs: Attrs) -> io::Result<OwnedFd> {
         }
     }
     make_directories(root, "/run")?;
+    // Where a volume may be given to it later.
+    make_directories(root, Place::Program.path())?;
     for (name, target) in &plan.links {
         symlinkat(target.as_str(), root, name.trim_start_matches('/'))?;
     }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::readback::Report;
-use crate::policy::plan::Rlimits;
+use crate::policy::plan::{PathAccess, PathRule, Rlimits};
 use crate::sys::packet;
 use crate::wire::{FDS_MAX, LandlockWire, PACKET_BYTES_MAX, decode, encode};
 
@@ -20,7 +20,58 @@ pub enum ToInit {
     Go,
     /// Run this; descriptors 0, 1, 2 and the extra ones are beside it. The limits are this command's own: those of the plan
     /// may have been resolved before the call was known.
-    Exec { argv: Vec<String>, env: Vec<(String, String)>, cwd: String, rlimits: RlimitsMessage },
+    Exec {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        cwd: String,
+        rlimits: RlimitsMessage,
+        /// Landlock rules for volumes, beside those of the plan.
+        rules: Vec<RuleMessage>,
+        /// Not a program: the project's own operations on files.
+        own_code: bool,
+    },
+}
+
+/// `policy::plan::PathRule`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleMessage {
+    path: String,
+    access: AccessMessage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum AccessMessage {
+    Read,
+    ReadExecute,
+    ReadWrite,
+    ReadWriteExecute,
+    WriteFile,
+}
+
+impl From<PathRule> for RuleMessage {
+    fn from(rule: PathRule) -> Self {
+        let access = match rule.access {
+            PathAccess::Read => AccessMessage::Read,
+            PathAccess::ReadExecute => AccessMessage::ReadExecute,
+            PathAccess::ReadWrite => AccessMessage::ReadWrite,
+            PathAccess::ReadWriteExecute => AccessMessage::ReadWriteExecute,
+            PathAccess::WriteFile => AccessMessage::WriteFile,
+        };
+        Self { path: rule.path, access }
+    }
+}
+
+impl From<RuleMessage> for PathRule {
+    fn from(rule: RuleMessage) -> Self {
+        let access = match rule.access {
+            AccessMessage::Read => PathAccess::Read,
+            AccessMessage::ReadExecute => PathAccess::ReadExecute,
+            AccessMessage::ReadWrite => PathAccess::ReadWrite,
+            AccessMessage::ReadWriteExecute => PathAccess::ReadWriteExecute,
+            AccessMessage::WriteFile => PathAccess::WriteFile,
+        };
+        Self { path: rule.path, access }
+    }
 }
 
 /// `policy::plan::Rlimits`.

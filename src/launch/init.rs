@@ -369,12 +369,10 @@ fn serve(plan: &Plan, channel: BorrowedFd<'_>, mut recorder: Option<Recorder>) -
         if engine_speaks {
             match receive::<ToInit>(channel)? {
                 None => return Ok(()),
-                Some((ToInit::Exec { argv, env, cwd, rlimits }, fds)) if running.is_none() => {
-                    running = start_command(
-                        plan,
-                        channel,
-                        workload::Command { argv, env, cwd, rlimits: rlimits.into(), fds },
-                    )?;
+                Some((ToInit::Exec { argv, env, cwd, rlimits, rules, own_code }, fds)) if running.is_none() => {
+                    let rules = rules.into_iter().map(Into::into).collect();
+                    let command = workload::Command { argv, env, cwd, rlimits: rlimits.into(), rules, own_code, fds };
+                    running = start_command(plan, channel, command)?;
                 }
                 // The engine never says either; if it does, something is wrong with this sandbox.
                 Some(_) => return Err(io::Error::other("unexpected message")),
@@ -410,7 +408,12 @@ fn start_command(plan: &Plan, channel: BorrowedFd<'_>, command: workload::Comman
     }
     // A pipe, not a socket: a socket would be in the sandbox's network namespace, and seen there.
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-    let pid = start(|| workload::run(plan, &command, theirs.as_fd()));
+    let pid = if command.own_code {
+        // It becomes no other program: a child that shared this memory would stop this process until its end.
+        process::fork(|| workload::run(plan, &command, theirs.as_fd()))
+    } else {
+        start(|| workload::run(plan, &command, theirs.as_fd()))
+    };
     // The only other one is the child's: its end of file, below, is the end of the child's program or its beginning.
     drop(theirs);
     drop(command);

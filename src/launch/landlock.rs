@@ -8,7 +8,7 @@ use landlock::{
 };
 
 use super::error::{LaunchError, Step};
-use crate::policy::plan::{LandlockPlan, PathAccess};
+use crate::policy::plan::{LandlockPlan, PathAccess, PathRule};
 use crate::sys::process::landlock_abi;
 use crate::wire::{LandlockStatusWire, LandlockWire};
 
@@ -40,8 +40,8 @@ fn rights(access: PathAccess, truncate: bool) -> BitFlags<AccessFs> {
 /// Restricts the calling process for good. Every right of the plan is a hard requirement: what the kernel lacks was
 /// left out of the plan before, so nothing is dropped silently here.
 ///
-/// A path that is not there needs no rule and is skipped.
-pub(super) fn restrict(plan: &LandlockPlan) -> Result<LandlockWire, LaunchError> {
+/// `further` are rules for volumes. A path that is not there needs no rule and is skipped.
+pub(super) fn restrict(plan: &LandlockPlan, further: &[PathRule]) -> Result<LandlockWire, LaunchError> {
     let fs = AccessFs::from_all(ABI::V2);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -61,7 +61,7 @@ pub(super) fn restrict(plan: &LandlockPlan) -> Result<LandlockWire, LaunchError>
         added.extend(["scope_signal".to_owned(), "scope_abstract_unix".to_owned()]);
     }
     let mut created = ruleset.create().map_err(other).step("landlock", "ruleset")?;
-    for rule in &plan.rules {
+    for rule in plan.rules.iter().chain(further) {
         let Ok(metadata) = std::fs::metadata(&rule.path) else { continue };
         let fd = PathFd::new(&rule.path).map_err(other).step("landlock", rule.path.as_str())?;
         let mut access = rights(rule.access, plan.truncate);

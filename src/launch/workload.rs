@@ -9,7 +9,7 @@ use super::channel::{FromInit, tell};
 use super::error::{LaunchError, Step};
 use super::fault::{Fence, dropped};
 use super::landlock;
-use crate::policy::plan::{Plan, Rlimits};
+use crate::policy::plan::{PathRule, Plan, Rlimits};
 use crate::policy::seccomp;
 use crate::sys::process::{Resource, exec, lower, new_session, reset_signals};
 use crate::sys::{fd, mount};
@@ -20,6 +20,10 @@ pub(super) struct Command {
     pub env: Vec<(String, String)>,
     pub cwd: String,
     pub rlimits: Rlimits,
+    /// For volumes.
+    pub rules: Vec<PathRule>,
+    /// No program: the project's own operations on files.
+    pub own_code: bool,
     /// stdin, stdout, stderr, extra ones: numbers 0 and up inside.
     pub fds: Vec<OwnedFd>,
 }
@@ -42,7 +46,12 @@ pub(super) fn run(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Inf
         Err(_) => crate::sys::process::exit_now(71),
     };
     let failed = match prepare(plan, command, report.as_fd()) {
-        Ok(never) => match never {},
+        Ok(()) if command.own_code => {
+            // Its end tells that the code has begun, as exec would.
+            drop(report);
+            crate::sys::process::exit_now(crate::inside::files::serve())
+        }
+        Ok(()) => execute(command),
         Err(e) => e,
     };
     let target = failed.target.chars().take(TARGET_CHARS_MAX).collect();
@@ -52,7 +61,8 @@ pub(super) fn run(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Inf
     crate::sys::process::exit_now(127)
 }
 
-fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<Infallible, LaunchError> {
+/// Everything but exec.
+fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<(), LaunchError> {
     new_session().step("setsid", "")?;
     place_descriptors(&command.fds, report).step("descriptors", "")?;
     if !dropped(Fence::Rlimits) {
@@ -61,20 +71,30 @@ fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<Inf
     reset_signals().step("signals", "")?;
     // Before Landlock: a directory that may not be read may still be entered.
     std::env::set_current_dir(&command.cwd).step("chdir", command.cwd.as_str())?;
-    let argv = strings(&command.argv).step("argv", "")?;
-    let env: Vec<String> = command.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let env = strings(&env).step("env", "")?;
-    let candidates = candidates(&command.argv[0], &command.env).step("exec", command.argv[0].as_str())?;
     // After the workspace is mounted: a rule made on a directory does not hold for a mount placed on it later.
     let landlock = match &plan.landlock {
-        Some(rules) if !dropped(Fence::Landlock) => Some(landlock::restrict(rules)?),
+        Some(rules) if !dropped(Fence::Landlock) => Some(landlock::restrict(rules, &command.rules)?),
         _ => None,
     };
     tell(report, &FromInit::Started { pid: 0, landlock }).step("report", "")?;
-    // Last: it refuses what the two steps before needed. From here on only exec is called.
+    // Last: it refuses what the two steps before needed. From here on only exec is called, or the project's own code.
     if !dropped(Fence::WorkloadFilter) {
         crate::sys::seccomp::install(seccomp::workload().program).step("workload filter", "")?;
     }
+    Ok(())
+}
+
+/// Becomes the program, or returns why not.
+fn execute(command: &Command) -> LaunchError {
+    let name = command.argv[0].as_str();
+    let strings = || -> io::Result<(Vec<CString>, Vec<CString>, Vec<CString>)> {
+        let env: Vec<String> = command.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        Ok((strings(&command.argv)?, strings(&env)?, candidates(name, &command.env)?))
+    };
+    let (argv, env, candidates) = match strings() {
+        Ok(all) => all,
+        Err(source) => return LaunchError { step: "exec", target: name.to_owned(), source },
+    };
     let mut reason = io::Error::from_raw_os_error(libc::ENOENT);
     for program in &candidates {
         let e = exec(program, &argv, &env);
@@ -86,7 +106,7 @@ fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<Inf
             }
         }
     }
-    Err(reason).step("exec", command.argv[0].as_str())
+    LaunchError { step: "exec", target: name.to_owned(), source: reason }
 }
 
 /// Puts the descriptors at 0 and up and closes all others but `report`.

@@ -6,6 +6,7 @@ mod needs;
 pub mod plan;
 pub mod seccomp;
 pub mod table;
+pub mod volume;
 
 pub use explain::explain;
 
@@ -25,3 +26,11 @@ pub const LEASE_SLICES: u32 = 64;
 
 /// Runtimes that a verb may name, and the program of each as seen inside.
 pub const RUNTIMES: &[(&str, &str)] = &[("bash", "/usr/bin/bash"), ("python", "/usr/bin/python3")];
+
+/// What runs no program: the project's own operations on files, in pid 1's own code.
+pub const FILES: &str = "files";
+
+/// Whether a verb may name it.
+pub fn is_runtime(name: &str) -> bool {
+    name == FILES || RUNTIMES.iter().any(|(known, _)| *known == name)
+}

@@ -17,7 +17,7 @@ mod tests {
     /// Runs `script` as a sandbox would, natively: gate and sealed file become descriptors 3 and 4 by way of a small outer shell.
     fn run(script: &str, stdin: &str) -> (String, String, Option<i32>) {
         use std::os::fd::AsRawFd;
-        let invocation = super::super::Runtime::Bash.invocation(script).unwrap();
+        let invocation = super::super::Runtime::Bash.invocation(script.as_bytes()).unwrap();
         let at = |fd: usize| format!("/proc/{}/fd/{}", std::process::id(), invocation.extra[fd].as_raw_fd());
         let mut child = Command::new("bash")
             .args(["-c", "exec 3<\"$GATE\" 4<\"$CODE\"; unset GATE CODE; exec \"$@\"", "outer"])

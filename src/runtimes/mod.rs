@@ -44,7 +44,7 @@ pub struct Gate {
 
 impl Gate {
     /// Lets the command go on with `code`. Everything else that it is to find must be in its place before.
-    pub fn open(self, code: &str) -> io::Result<()> {
+    pub fn open(self, code: &[u8]) -> io::Result<()> {
         let _sealed = code::fill(self.code, code)?;
         match std::fs::File::from(self.line).write_all(b"\n") {
             // It has been ended already: why is told by its end.
@@ -61,14 +61,17 @@ fn open_gate() -> io::Result<OwnedFd> {
     Ok(read)
 }
 
-/// The languages of this version.
+/// What a command is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
     Bash,
     Python,
+    /// No language: a `wire::files::FileRequest`, which the project's own code inside the sandbox does.
+    Files,
 }
 
 impl Runtime {
+    /// The languages.
     pub const ALL: [Runtime; 2] = [Runtime::Bash, Runtime::Python];
 
     /// The engine's name of it.
@@ -76,6 +79,7 @@ impl Runtime {
         match self {
             Runtime::Bash => "bash",
             Runtime::Python => "python",
+            Runtime::Files => crate::policy::FILES,
         }
     }
 
@@ -87,15 +91,16 @@ impl Runtime {
         match self {
             Runtime::Bash => bash::argv(),
             Runtime::Python => python::argv(),
+            Runtime::Files => vec![crate::policy::FILES.to_owned()],
         }
     }
 
     fn has_result(self) -> bool {
-        self == Runtime::Python
+        matches!(self, Runtime::Python | Runtime::Files)
     }
 
-    /// `code` (without NUL) as a command of this runtime. Each run needs its own: descriptors are used up.
-    pub fn invocation(self, code: &str) -> io::Result<Invocation> {
+    /// `code` (of a language: without NUL) as a command of this runtime. Each run needs its own: descriptors are used up.
+    pub fn invocation(self, code: &[u8]) -> io::Result<Invocation> {
         let mut extra = vec![open_gate()?, code::sealed(code)?];
         let mut result = None;
         if self.has_result() {

@@ -31,7 +31,7 @@ pub struct Restrictions<'a> {
 }
 
 /// `source` as the driver reads it. Names hold neither blanks nor ends of lines: rule files and settings see to that.
-pub fn code(source: &str, restrictions: &Restrictions<'_>) -> String {
+pub fn code(source: &[u8], restrictions: &Restrictions<'_>) -> Vec<u8> {
     let field = |one: Option<(&str, &[String])>| {
         one.map_or_else(String::new, |(rule, names)| {
             let mut all = rule.to_owned();
@@ -43,7 +43,9 @@ pub fn code(source: &str, restrictions: &Restrictions<'_>) -> String {
         })
     };
     let Restrictions { modules, builtins, attributes } = *restrictions;
-    format!("{}\t{}\t{}\n{source}", field(modules), field(builtins), field(attributes))
+    let mut code = format!("{}\t{}\t{}\n", field(modules), field(builtins), field(attributes)).into_bytes();
+    code.extend_from_slice(source);
+    code
 }
 
 /// What the code left behind.
@@ -135,7 +137,8 @@ mod tests {
     }
 
     fn restrained(source: &str, restrictions: &Restrictions<'_>) -> Ran {
-        let mut invocation = super::super::Runtime::Python.invocation(&code(source, restrictions)).unwrap();
+        let code = code(source.as_bytes(), restrictions);
+        let mut invocation = super::super::Runtime::Python.invocation(&code).unwrap();
         let at = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("bash")
             .args([
@@ -423,7 +426,7 @@ w = {"inner": {3}}
 
     #[test]
     fn the_command_fits() {
-        let mut invocation = super::super::Runtime::Python.invocation("x").unwrap();
+        let mut invocation = super::super::Runtime::Python.invocation(b"x").unwrap();
         let command = crate::spec::Command::new(invocation.argv.clone(), vec![], "/".into(), invocation.extra.len());
         command.unwrap();
         File::from(invocation.extra.remove(2)).write_all(b"x").unwrap();

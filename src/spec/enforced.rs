@@ -65,6 +65,19 @@ pub struct CgroupReport {
     pub cpu_max: Option<(u64, u64)>,
 }
 
+/// A volume as a sandbox has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeReport {
+    /// Inside.
+    pub path: String,
+    pub read_only: bool,
+    pub no_exec: bool,
+    /// The most that it may hold: the size of its filesystem, which is its alone.
+    pub bytes_max: u64,
+    /// Files, directories and links, in the same way.
+    pub files_max: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enforced {
     /// On the host.
@@ -82,4 +95,6 @@ pub struct Enforced {
     /// Known once a command has started: the rules go on last, in the command's own process.
     pub landlock: Option<LandlockReport>,
     pub cgroup: CgroupReport,
+    /// Given at hand-over.
+    pub volumes: Vec<VolumeReport>,
 }

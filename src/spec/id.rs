@@ -82,6 +82,11 @@ text_id!(
     64
 );
 text_id!(
+    /// A directory that belongs to one call and goes with it: 128 random bits.
+    ScratchId,
+    30
+);
+text_id!(
     /// One sandbox, unique over the life of the host: 128 random bits.
     SandboxId,
     30
@@ -112,6 +117,17 @@ impl WorkspaceName {
 
     fn further(_: &str) -> Result<(), IdError> {
         Ok(())
+    }
+}
+
+impl ScratchId {
+    fn further(s: &str) -> Result<(), IdError> {
+        s.starts_with("vol_").then_some(()).ok_or(IdError::Prefix("vol_"))
+    }
+
+    /// From 16 random bytes.
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(format!("vol_{}", base32(&bytes)))
     }
 }
 

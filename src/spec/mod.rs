@@ -10,6 +10,7 @@ mod level;
 mod limits;
 mod outcome;
 mod text;
+mod volume;
 
 pub use checks::{
     Attempt, CgroupChecks, ControllerState, CoreChecks, DockerChecks, HostChecks, IdmapCheck, IdmapPlace, LandlockAbi,
@@ -18,10 +19,13 @@ pub use checks::{
 };
 pub use command::{Command, CommandError, ENV_BYTES_MAX, EXTRA_FDS_MAX};
 pub use egress::{EgressDenial, EgressRuleError, EgressRules};
-pub use enforced::{CgroupReport, Enforced, LandlockReport, LandlockStatus, NetworkReport, SeccompReport};
+pub use enforced::{
+    CgroupReport, Enforced, LandlockReport, LandlockStatus, NetworkReport, SeccompReport, VolumeReport,
+};
 pub use facts::{Controllers, HostFacts, KernelVersion};
-pub use id::{ExecutionId, IdError, RequestId, SandboxId, WorkspaceName};
+pub use id::{ExecutionId, IdError, RequestId, SandboxId, ScratchId, WorkspaceName};
 pub use level::{Backend, Level, UnknownLevel};
 pub use limits::{LimitField, LimitRequest, Limits};
 pub use outcome::{Clock, DENIALS_MAX, Denial, End, KilledBy, Layer, LimitHit, LimitKind, Outcome, Usage};
 pub use text::{NO_CONTROLS, capped, escape_controls};
+pub use volume::{OwnerName, Place, VolumeId, VolumeSize, VolumeUse};

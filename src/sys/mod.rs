@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod cred;
 pub mod fd;
+pub mod loop_device;
 pub mod mount;
 pub mod net;
 pub mod packet;

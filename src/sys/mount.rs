@@ -36,14 +36,24 @@ impl Attrs {
 /// `options` are the filesystem's own; a `None` value is a flag. A failure names the option in its message where the
 /// kernel does not.
 pub fn new_filesystem(kind: &CStr, options: &[(&CStr, Option<&CStr>)], attrs: Attrs) -> io::Result<OwnedFd> {
+    // What mount tables show as the device; the kernel's own word is "none".
+    filesystem_on(kind, kind, options, attrs)
+}
+
+/// A new, detached mount of the filesystem on the device `source`.
+pub fn filesystem_on(
+    kind: &CStr,
+    source: &CStr,
+    options: &[(&CStr, Option<&CStr>)],
+    attrs: Attrs,
+) -> io::Result<OwnedFd> {
     // SAFETY: all pointers are NUL-terminated strings that outlive the calls; results are fresh descriptors.
     unsafe {
         let context = check(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC))?;
         let context = OwnedFd::from_raw_fd(context as RawFd);
         let fd = context.as_raw_fd();
-        // What mount tables show as the device; the kernel's own word is "none".
-        let source = c"source".as_ptr();
-        check(libc::syscall(libc::SYS_fsconfig, fd, libc::FSCONFIG_SET_STRING, source, kind.as_ptr(), 0))?;
+        let key = c"source".as_ptr();
+        check(libc::syscall(libc::SYS_fsconfig, fd, libc::FSCONFIG_SET_STRING, key, source.as_ptr(), 0))?;
         for (key, value) in options {
             let (command, value) = match value {
                 Some(value) => (libc::FSCONFIG_SET_STRING, value.as_ptr()),

@@ -131,6 +131,13 @@ impl Drop for Stack {
     }
 }
 
+/// From now on the signal `number` is nothing to this process: a call that raised it tells only its error.
+pub fn ignore(number: libc::c_int) -> io::Result<()> {
+    // SAFETY: SIG_IGN runs no code.
+    let before = unsafe { libc::signal(number, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Status of a child that panicked: nothing of the parent's frames may run a second time.
 const PANICKED: i32 = 70;
 

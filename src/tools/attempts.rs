@@ -1,6 +1,7 @@
 //! Attempts: a call that was admitted is run until one attempt is good enough, and what came of it is shaped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -9,15 +10,17 @@ use tokio::time::Instant;
 use super::aside::aside;
 use super::call::{CallError, Context};
 use super::conclusion::note;
-use super::definition::{FrontDone, FrontTerms, Shaped};
+use super::definition::{FrontTerms, Shaped};
 use super::execute::Service;
 use super::finish::{Execution, Finished, StreamFacts, ToolError};
 use super::live::Listed;
-use super::plan::{FrontWork, Plan, Work};
+use super::plan::{FrontWork, Job, Plan, Work};
 use super::recover::Taken;
 use super::registry::Registered;
+use super::rooms::Full;
 use super::run::{Attempt, Ran, cancelled, ended, random};
 use super::spool::Line;
+use crate::runtimes::Runtime;
 use crate::spec::{LimitHit, LimitKind, Outcome, Usage, capped};
 use crate::wire::client::ClientError;
 
@@ -25,6 +28,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// How long a run without a caller waits for an engine.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
+const FRONT_SOON: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Attempts until one runs, as often as the caller asked and the call's time allows. `first`: the number of the first of
@@ -46,12 +50,13 @@ impl Service {
                 return self.answer(listed, (plan, work, lost), context, tool, arrived, deadline).await;
             }
         };
+        let written = plan.workspace.as_ref().filter(|used| !used.read_only);
+        let _writing = written.map(|used| self.changes.writing(&used.volume));
         let mut attempt = Attempt {
             monitor: &self.monitor,
             admission: &self.admission,
             plan,
             job,
-            workspace: context.workspace.as_ref(),
             deadline,
             entry: &listed.entry,
             number,
@@ -96,7 +101,7 @@ impl Service {
             attempt.number += 1;
         };
         let attempts = attempt.number;
-        self.finish(listed, tool, context, ran, attempts, arrived).await
+        self.finish(listed, tool, context, ran, (attempts, job), arrived).await
     }
 
     /// A call that needs no sandbox. `lost`: an earlier front was at it when it ended.
@@ -117,18 +122,24 @@ impl Service {
         let began = Instant::now();
         let own = began + Duration::from_millis(plan.limits.wall_ms);
         let mut cancel = entry.cancel.subscribe();
-        let principal = entry.owner.clone();
-        let terms =
-            FrontTerms { principal, config: self.config(), network_requests_max: context.limits.network_requests };
-        let failed = |code, message: &str| {
-            let shaped = Shaped { result: RawValue::NULL.to_owned(), error: Some(ToolError::new(code, message)) };
-            FrontDone { shaped, network_requests: 0 }
+        let _room = self.front.enter(&entry.owner, work.holds).map_err(|full| no_room(full, &entry.owner))?;
+        let network_requests = Arc::<AtomicU64>::default();
+        let terms = FrontTerms {
+            principal: entry.owner.clone(),
+            config: self.config(),
+            network_requests_max: context.limits.network_requests,
+            network_requests: Arc::clone(&network_requests),
+            lookups: Arc::clone(&self.lookups),
+        };
+        let failed = |code, message: &str| Shaped {
+            result: RawValue::NULL.to_owned(),
+            error: Some(ToolError::new(code, message)),
         };
         let once = !tool.about().hints.idempotent;
         if once && !lost {
             note(entry, || Line::Answering).await?;
         }
-        let done = tokio::select! {
+        let shaped = tokio::select! {
             biased;
             () = std::future::ready(()), if lost => {
                 failed("interrupted", "the daemon ended while this was under way; whether it was done is not known")
@@ -139,7 +150,7 @@ impl Service {
             }
             done = (work.run)(terms) => done?,
         };
-        let FrontDone { shaped, network_requests } = done;
+        let network_requests = network_requests.load(Ordering::Relaxed);
         Ok(Execution {
             id: entry.id.clone(),
             tool,
@@ -166,7 +177,7 @@ impl Service {
         tool: Registered,
         context: Context,
         ran: Ran,
-        attempts: u32,
+        (attempts, job): (u32, &Job),
         arrived: Instant,
     ) -> Result<Execution, CallError> {
         let Ran { sandbox, end, stdout, stderr, result } = ran;
@@ -178,10 +189,17 @@ impl Service {
         let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
         let shape = {
             let (tool, outcome) = (Arc::clone(&tool), outcome.clone());
+            let (own_code, note) = (job.runtime == Runtime::Files, job.note.clone());
             move || {
-                let (stdout, stdout_facts) = stdout.into_text();
+                let (stdout, raw, stdout_facts) = if own_code {
+                    let (bytes, facts) = stdout.into_bytes();
+                    (String::new(), Some(bytes), facts)
+                } else {
+                    let (text, facts) = stdout.into_text();
+                    (text, None, facts)
+                };
                 let (stderr, stderr_facts) = stderr.into_text();
-                let finished = Finished { outcome, refused, stdout, stderr, result };
+                let finished = Finished { outcome, refused, stdout, raw, stderr, note, result };
                 (tool.shape(finished), stdout_facts, stderr_facts)
             }
         };
@@ -210,6 +228,20 @@ impl Service {
             sandbox: Some(sandbox),
             denials,
         })
+    }
+}
+
+/// Nobody waits for a share of the front: it comes back by itself, and who waited would hold as much meanwhile.
+fn no_room(full: Full, principal: &str) -> CallError {
+    match full {
+        Full::Principal => CallError::RateLimited {
+            what: format!("as many calls without a sandbox as {principal} may have, or as large ones, are under way"),
+            retry_after: FRONT_SOON,
+        },
+        Full::All => CallError::AtCapacity {
+            what: "calls without a sandbox hold as much memory as they may".into(),
+            retry_after: Some(FRONT_SOON),
+        },
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::definition::{About, Shaped, Tool};
 use super::finish::Finished;
-use super::plan::{CODE_BYTES_MAX, Job, STDIN_BYTES_MAX, bytes_at_most, milliseconds, no_nul};
+use super::plan::{CODE_BYTES_MAX, Job, STDIN_BYTES_MAX, WorkspaceNeed, bytes_at_most, milliseconds, no_nul};
 use super::schema::{Violation, step};
 use super::version::Version;
 use crate::checks::Language;
@@ -102,10 +102,12 @@ impl Tool for Bash {
             timeout_ms: input.timeout.map(milliseconds),
             limits: LimitRequest::default(),
             runtime: Runtime::Bash,
-            code: input.command,
+            code: input.command.into_bytes(),
             env: input.env.into_iter().collect(),
             cwd,
-            stdin: input.stdin,
+            stdin: input.stdin.into_bytes(),
+            workspace: WorkspaceNeed::IfNamed,
+            note: Value::Null,
         }
     }
 

@@ -86,6 +86,16 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The same call's while its workspace is as `state` says.
+    pub(super) fn in_state(self, state: u64) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update(state.to_le_bytes());
+        Self(hash.finalize().into())
+    }
+}
+
 impl Cache {
     /// To be taken before the tool is looked up and the settings are.
     pub(super) fn epoch(&self) -> Epoch {

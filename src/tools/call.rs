@@ -27,7 +27,8 @@ impl Call {
 /// What a schema spends on a value beside its text, in bytes of text.
 pub(super) const VALUE_BYTES: usize = 32;
 
-fn weight(value: &Value) -> usize {
+/// About how many bytes of memory a value takes.
+pub(super) fn weight(value: &Value) -> usize {
     VALUE_BYTES
         + match value {
             Value::String(text) => text.len(),
@@ -61,6 +62,22 @@ pub struct Once {
     pub fingerprint: [u8; 32],
 }
 
+/// What a tool needs and a level has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Needs {
+    Network,
+    WritableWorkspace,
+}
+
+impl Needs {
+    fn text(self) -> &'static str {
+        match self {
+            Needs::Network => "a network",
+            Needs::WritableWorkspace => "a workspace that can be written",
+        }
+    }
+}
+
 /// Nothing ran, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -79,8 +96,8 @@ pub enum CallError {
     Blocked(Blocked),
     #[error("level {level} is not available on this host: {}", .missing.join("; "))]
     LevelUnavailable { level: Level, missing: Vec<String> },
-    #[error("{tool} needs a network, and level {level} has none")]
-    LevelUnsuitable { tool: String, level: Level },
+    #[error("{tool} needs {}, and level {level} has none", .needs.text())]
+    LevelUnsuitable { tool: String, level: Level, needs: Needs },
     #[error("the engine can not be reached")]
     EngineUnavailable(#[source] ClientError),
     /// `target` is what the step worked on.
@@ -97,6 +114,12 @@ pub enum CallError {
     MissingToolchain { program: String, reason: String },
     #[error("there is no workspace of this name")]
     UnknownWorkspace,
+    #[error("the workspace is in use, or is being removed")]
+    WorkspaceBusy,
+    #[error("{most} workspaces are the most that a principal may have: remove one first")]
+    TooManyWorkspaces { most: u32 },
+    #[error("a workspace may hold between {} and {most} bytes here", 1 << 20)]
+    WorkspaceTooLarge { most: u64 },
     #[error("{0}")]
     Conflict(&'static str),
     /// The caller left, or the execution was ended through the API, before anything ran.

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -15,6 +16,7 @@ use super::call::CallError;
 use super::day::Day;
 use super::finish::{Finished, ToolError};
 use super::plan::{BoxFuture, FrontWork, Job, Work};
+use super::rooms::Rooms;
 use super::schema::{self, Schema, Violation};
 use super::version::Version;
 use crate::checks::Language;
@@ -120,12 +122,15 @@ pub trait FrontTool: Send + Sync + 'static {
         None
     }
 
+    /// About how many bytes of memory it takes, its input and its result included.
+    fn holds(&self, input: &Self::Input) -> usize;
+
     /// `Err`: nothing was done. What goes over many bytes does so [`aside`].
     fn run(
         self: Arc<Self>,
         input: Arc<Self::Input>,
         terms: FrontTerms,
-    ) -> impl Future<Output = Result<FrontDone<Self::Output>, CallError>> + Send;
+    ) -> impl Future<Output = Result<Shaped<Self::Output>, CallError>> + Send;
 }
 
 /// Under what a tool without a sandbox works.
@@ -135,21 +140,19 @@ pub struct FrontTerms {
     pub config: Arc<Config>,
     /// The most requests to the network, where the caller said.
     pub network_requests_max: Option<u32>,
+    /// Those that were made: told also where the tool does not come to its end.
+    pub network_requests: Arc<AtomicU64>,
+    /// For the threads that look names up.
+    pub(super) lookups: Arc<Rooms>,
 }
 
-/// What came of it.
-pub struct FrontDone<T = Box<RawValue>> {
-    pub shaped: Shaped<T>,
-    pub network_requests: u64,
-}
-
-impl<T: Send + 'static> FrontDone<T> {
-    /// Of `work` that needs no network, always succeeds and goes over about `bytes` bytes.
-    pub async fn worked(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<Self, CallError> {
-        let unfinished = || CallError::Internal("the work of a call was not finished".into());
-        let result = aside(bytes, work).await.ok_or_else(unfinished)?;
-        Ok(Self { shaped: Shaped { result, error: None }, network_requests: 0 })
-    }
+/// The result of `work` that needs no network, always succeeds and goes over about `bytes` bytes.
+pub(super) async fn worked<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Shaped<T>, CallError> {
+    let unfinished = || CallError::Internal("the work of a call was not finished".into());
+    Ok(Shaped { result: aside(bytes, work).await.ok_or_else(unfinished)?, error: None })
 }
 
 /// A tool's own result.
@@ -279,16 +282,13 @@ impl<T: FrontTool> AnyTool for TypedFront<T> {
         if !found.is_empty() {
             return Err(found);
         }
-        let timeout_ms = self.tool.timeout_ms(&input);
+        let (timeout_ms, holds) = (self.tool.timeout_ms(&input), self.tool.holds(&input));
         let (tool, about, input) = (Arc::clone(&self.tool), self.about.clone(), Arc::new(input));
         let run = move |terms| -> BoxFuture {
             let (tool, about, input) = (Arc::clone(&tool), about.clone(), Arc::clone(&input));
-            Box::pin(async move {
-                let FrontDone { shaped, network_requests } = tool.run(input, terms).await?;
-                Ok(FrontDone { shaped: written(&about, shaped), network_requests })
-            })
+            Box::pin(async move { Ok(written(&about, tool.run(input, terms).await?)) })
         };
-        Ok(Work::Front(FrontWork { run: Box::new(run), timeout_ms }))
+        Ok(Work::Front(FrontWork { run: Box::new(run), timeout_ms, holds }))
     }
 
     /// There was no command.

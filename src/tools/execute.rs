@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::aside::{aside, off_thread};
-use super::cache::{Cache, Epoch};
+use super::cache::{Cache, Epoch, Key};
 use super::call::{Call, CallError, Context, Once, VALUE_BYTES};
 use super::conclusion::{REPLY_OVERHEAD_BYTES, end_on_disk, promised_bytes};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
@@ -21,16 +21,22 @@ use super::plan::{self, Plan};
 use super::principal::Principal;
 use super::registry::{Registered, Registry};
 use super::replies::{Enter, Replies};
+use super::rooms::{Bounds, Rooms};
 use super::run::random;
 use super::schema::Violation;
 use super::spool::{Line, Spool, Spools};
 use super::stored::StoredCall;
+use super::workspaces::Changes;
 use crate::config::Config;
 use crate::spec::{ExecutionId, capped};
 use crate::telemetry::metrics::{Metrics, Now};
 use crate::wire::client::{ClientError, Monitor};
 use crate::wire::{FactsWire, Reply as Answer, StatWire, Verb, WhyWire};
 
+/// Bytes of memory that calls without a sandbox hold, and how many of them one principal may have under way.
+const FRONT: Bounds = Bounds { each: 64, units_each: 192 << 20, units: 512 << 20 };
+/// Threads that look names up: a look-up can not be given up, and lasts as long as the resolver's patience.
+const LOOKUPS: Bounds = Bounds { each: 16, units_each: 16, units: 64 };
 const ENDED_POLL: Duration = Duration::from_millis(20);
 
 /// A tool was not registered, or not removed.
@@ -56,6 +62,10 @@ pub struct Service {
     pub(super) kept: Kept,
     pub(super) replies: Arc<Replies>,
     metrics: Metrics,
+    /// Memory of calls that need no sandbox, and threads that look names up for them.
+    pub(super) front: Arc<Rooms>,
+    pub(super) lookups: Arc<Rooms>,
+    pub(super) changes: Arc<Changes>,
     /// Where runs without a caller are kept.
     pub(super) spools: Option<Spools>,
 }
@@ -76,6 +86,9 @@ impl Service {
             kept: Kept::default(),
             replies: Arc::default(),
             metrics,
+            front: Rooms::new(FRONT),
+            lookups: Rooms::new(LOOKUPS),
+            changes: Arc::default(),
             spools,
         }
     }
@@ -295,7 +308,8 @@ impl Service {
             Some(id) => id,
             None => ExecutionId::from_random(random()?),
         };
-        if let Some(found) = plan.cached.and_then(|key| self.cache.get(&key)) {
+        let cached = plan.cached.and_then(|key| self.key_now(key, &plan));
+        if let Some(found) = cached.and_then(|key| self.cache.get(&key)) {
             let reply = Arc::new(again(&found, id, context, arrived));
             if let Some(reserved) = reserved {
                 reserved.keep(Arc::clone(&reply), REPLY_OVERHEAD_BYTES + reply.held_bytes());
@@ -338,7 +352,10 @@ impl Service {
         tokio::spawn(async move {
             let result = service.run(&listed, &plan, context, tool, arrived, (1, None)).await.map(Arc::new);
             if let Ok(execution) = &result
-                && let Some(key) = plan.cached.filter(|_| execution.success())
+                && execution.success()
+                && let Some(key) = cached
+                // Nobody has written what it read.
+                && plan.cached.and_then(|key| service.key_now(key, &plan)) == Some(key)
             {
                 service.cache.keep(key, execution);
             }
@@ -352,6 +369,14 @@ impl Service {
             drop(share);
         });
         Ok(Begun::Running { entry, reply })
+    }
+
+    /// `key` as long as the workspace of `plan` is as it is now; none while somebody may be writing it.
+    fn key_now(&self, key: Key, plan: &Plan) -> Option<Key> {
+        match &plan.workspace {
+            None => Some(key),
+            Some(used) => self.changes.state(&used.volume).map(|state| key.in_state(state)),
+        }
     }
 
     /// Executions under way that `principal` may see, oldest first; with `ended`, those that can still be asked about, too.

@@ -34,7 +34,11 @@ pub struct Finished {
     /// Present where `outcome` is not.
     pub refused: Option<ToolError>,
     pub stdout: String,
+    /// The same as it was kept, of what is no language's command.
+    pub raw: Option<Vec<u8>>,
     pub stderr: String,
+    /// The job's own.
+    pub note: Value,
     /// What came through the runtime's result pipe.
     pub result: Option<Vec<u8>>,
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use sha2::Digest;
 
 use super::call::CallError;
-use super::definition::{About, FrontDone, FrontTerms, FrontTool, Hints};
+use super::definition::{About, FrontTerms, FrontTool, Hints, Shaped, worked};
 use super::plan::{STDIN_BYTES_MAX, bytes_at_most};
 use super::schema::Violation;
 use super::version::Version;
@@ -117,8 +117,12 @@ impl FrontTool for HashText {
         found
     }
 
-    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Result<FrontDone<Output>, CallError> {
-        FrontDone::worked(input.text.len(), move || hash(&input)).await
+    fn holds(&self, input: &Input) -> usize {
+        input.text.len()
+    }
+
+    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Result<Shaped<Output>, CallError> {
+        worked(input.text.len(), move || hash(&input)).await
     }
 }
 

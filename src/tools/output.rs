@@ -129,6 +129,12 @@ impl Captured {
         (self.total == self.kept.len() as u64).then_some(self.kept)
     }
 
+    /// What was kept as it is. Nobody takes it for text, so nothing of it is lost but what did not fit.
+    pub(super) fn into_bytes(self) -> (Vec<u8>, StreamFacts) {
+        let truncated = self.total > self.kept.len() as u64;
+        (self.kept, StreamFacts { bytes: self.total, truncated, lossy: false })
+    }
+
     pub(super) fn into_text(mut self) -> (String, StreamFacts) {
         let truncated = self.total > self.kept.len() as u64;
         if truncated {
@@ -190,10 +196,10 @@ pub(super) async fn drain(pipe: Option<Receiver>, captured: &mut Captured, flood
     }
 }
 
-/// Writes `text` to the command's standard input and closes it. A command that does not read it all is no error.
-pub(super) async fn feed(pipe: Option<Sender>, text: &str) {
+/// Writes `bytes` to the command's standard input and closes it. A command that does not read it all is no error.
+pub(super) async fn feed(pipe: Option<Sender>, bytes: &[u8]) {
     if let Some(mut pipe) = pipe {
-        let _broken_pipe = pipe.write_all(text.as_bytes()).await;
+        let _broken_pipe = pipe.write_all(bytes).await;
     }
 }
 

@@ -5,16 +5,17 @@ use std::pin::Pin;
 use serde_json::Value;
 
 use super::cache::{Epoch, Key};
-use super::call::{Call, CallError, Context};
-use super::definition::{AnyTool, FrontDone, FrontTerms};
+use super::call::{Call, CallError, Context, Needs};
+use super::definition::{AnyTool, FrontTerms, Shaped};
 use super::level;
 use super::principal::Principal;
 use super::schema::Violation;
+use super::workspaces;
 use crate::checks::{self, Language, Script};
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
 use crate::runtimes::{Runtime, WORKSPACE, environment, python};
-use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits};
+use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits, VolumeUse};
 
 pub(super) const CODE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) const STDIN_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -31,19 +32,33 @@ pub struct FrontWork {
     /// `Err`: nothing was done.
     pub(super) run: Box<dyn Fn(FrontTerms) -> BoxFuture + Send + Sync>,
     pub(super) timeout_ms: Option<u64>,
+    /// About how many bytes of memory it takes.
+    pub(super) holds: usize,
 }
 
-pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Result<FrontDone, CallError>> + Send>>;
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = Result<Shaped, CallError>> + Send>>;
+
+/// What a command needs of a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkspaceNeed {
+    /// The one that the call names, if it names one; else a directory of its own, which goes with it.
+    IfNamed,
+    /// The one that the call names, or the principal's own.
+    Always { read_only: bool },
+}
 
 /// What a tool wants run.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub runtime: Runtime,
-    pub code: String,
+    pub code: Vec<u8>,
     /// The caller's own variables.
     pub env: Vec<(String, String)>,
     pub cwd: String,
-    pub stdin: String,
+    pub stdin: Vec<u8>,
+    pub workspace: WorkspaceNeed,
+    /// What the tool will want to know of the call when it shapes the result.
+    pub note: Value,
     /// Of one attempt: `parameters.timeout`, or the tool's own.
     pub timeout_ms: Option<u64>,
     /// The most that a call of this tool may have, and what it has where the caller does not say.
@@ -61,6 +76,8 @@ pub(super) struct Plan {
     /// As asked for; the engine resolves it again.
     pub request: LimitRequest,
     pub limits: Limits,
+    /// In place of the directory that a command has of its own.
+    pub workspace: Option<VolumeUse>,
     /// Under which a result of the same call may be found; none where it was not asked for or the tool is not idempotent.
     pub cached: Option<Key>,
 }
@@ -76,8 +93,10 @@ pub(super) fn plan(
     let Call { parameters, context, .. } = call;
     let parameters = tool.schema().accept(parameters).map_err(CallError::Parameters)?;
     let level = level::effective(&context, principal, tool.about().level, config.levels)?;
-    if tool.about().needs_network && matches!(level, Level::Strict | Level::Maximum) {
-        return Err(CallError::LevelUnsuitable { tool: tool.about().name.clone(), level });
+    let unsuitable = |needs| CallError::LevelUnsuitable { tool: tool.about().name.clone(), level, needs };
+    let strict = matches!(level, Level::Strict | Level::Maximum);
+    if tool.about().needs_network && strict {
+        return Err(unsuitable(Needs::Network));
     }
     let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
     let mut work = tool.work(parameters).map_err(CallError::Parameters)?;
@@ -116,22 +135,29 @@ pub(super) fn plan(
     let limits =
         resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
 
+    let mut workspace = None;
     let (mut env, mut is_plain) = (Vec::new(), true);
     if let Work::Command(job) = &work {
         env = environment(&config.host.runtime_directories, &job.env);
         check_command(job, &env)?;
         is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
+        if strict && job.workspace == (WorkspaceNeed::Always { read_only: false }) {
+            return Err(unsuitable(Needs::WritableWorkspace));
+        }
+        workspace = workspaces::wanted(job.workspace, level, &principal.name, context.workspace.as_ref())?;
     }
     let cached = asked
         .map(|parameters| Key::of(epoch, tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
-    Ok((Plan { work, env, is_plain, level, request, limits, cached }, context))
+    Ok((Plan { work, env, is_plain, level, request, limits, workspace, cached }, context))
 }
 
 /// Looks at the code that the caller wrote. Code of Python takes along what its interpreter is to refuse.
 fn screen(tool: &dyn AnyTool, job: &mut Job, level: Level, config: &Config) -> Result<(), CallError> {
     let language = tool.screened();
     if let Some(language) = language {
-        let script = Script { language, code: &job.code, stdin: &job.stdin, env: &job.env, cwd: &job.cwd };
+        // Both came as text.
+        let (code, stdin) = (String::from_utf8_lossy(&job.code), String::from_utf8_lossy(&job.stdin));
+        let script = Script { language, code: &code, stdin: &stdin, env: &job.env, cwd: &job.cwd };
         checks::screen(&script, level, &config.checks).map_err(CallError::Blocked)?;
     }
     if job.runtime == Runtime::Python {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::definition::{About, Shaped, Tool};
 use super::finish::{Finished, ToolError};
-use super::plan::{CODE_BYTES_MAX, Job, bytes_at_most, milliseconds, no_nul};
+use super::plan::{CODE_BYTES_MAX, Job, WorkspaceNeed, bytes_at_most, milliseconds, no_nul};
 use super::schema::Violation;
 use super::version::Version;
 use crate::checks::Language;
@@ -76,10 +76,12 @@ impl Tool for Python {
             timeout_ms: input.timeout.map(milliseconds),
             limits: LimitRequest::default(),
             runtime: Runtime::Python,
-            code: input.code,
+            code: input.code.into_bytes(),
             env: Vec::new(),
             cwd: WORKSPACE.to_owned(),
-            stdin: String::new(),
+            stdin: Vec::new(),
+            workspace: WorkspaceNeed::IfNamed,
+            note: Value::Null,
         }
     }
 

@@ -113,6 +113,9 @@ impl Registry {
         let mut add = |tool| table.add(tool).expect("built-in tools have names of their own");
         add(typed(super::bash::Bash));
         add(typed(super::python::Python));
+        add(typed(super::files::ReadFile));
+        add(typed(super::files::WriteFile));
+        add(typed(super::files::ListDirectory));
         add(in_front(super::hash::HashText));
         add(in_front(super::analyze::DataAnalyzer));
         add(in_front(super::http::HttpRequest));

@@ -23,9 +23,10 @@ use super::live::Entry;
 use super::output::{Captured, Flood, drain, feed};
 use super::plan::{Job, Plan, in_contracts_unit};
 use super::spool::Line;
-use crate::runtimes::Gate;
+use super::workspaces;
 use crate::runtimes::python::RESULT_BYTES_MAX;
-use crate::spec::{Denial, End, Enforced, Level, Outcome, SandboxId, Usage, WorkspaceName, capped};
+use crate::runtimes::{Gate, Runtime};
+use crate::spec::{Denial, End, Enforced, Level, Outcome, SandboxId, Usage, capped};
 use crate::wire::client::{Client, ClientError, Exited, Monitor, News, Pending};
 use crate::wire::{
     BuiltWire, Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
@@ -47,7 +48,6 @@ pub(super) struct Attempt<'a> {
     pub admission: &'a std::sync::Arc<Admission>,
     pub plan: &'a Plan,
     pub job: &'a Job,
-    pub workspace: Option<&'a WorkspaceName>,
     /// Of the whole call.
     pub deadline: Option<Instant>,
     pub entry: &'a Entry,
@@ -128,6 +128,9 @@ impl Attempt<'_> {
             memory_bytes: self.plan.limits.memory_bytes,
         };
         note(self.entry, building).await?;
+        if let Some(used) = &self.plan.workspace {
+            workspaces::open(&client, &used.volume).await?;
+        }
         let mut exited = client.watch(id.as_str(), Box::new(permit)).map_err(CallError::EngineUnavailable)?;
         self.entry.building(&id);
         let launched = tokio::select! {
@@ -231,7 +234,8 @@ impl Attempt<'_> {
         if client.builds_ahead()
             && self.entry.spool.is_none()
             && self.plan.is_plain
-            && self.workspace.is_none()
+            && self.job.runtime != Runtime::Files
+            && self.plan.workspace.is_none()
             && let Some(launched) = self.take(client, id, wall_ms).await?
         {
             return Ok(launched);
@@ -287,7 +291,7 @@ impl Attempt<'_> {
             id: id.as_str().to_owned(),
             level: self.plan.level.into(),
             runtime: runtime.to_owned(),
-            workspace: self.workspace.map(|w| w.as_str().to_owned()),
+            volumes: self.plan.workspace.iter().map(|used| used.clone().into()).collect(),
             limits: self.plan.request.into(),
             lifetime: if self.entry.spool.is_some() { LifetimeWire::Detached } else { LifetimeWire::Call },
         });
@@ -377,7 +381,9 @@ impl Attempt<'_> {
         let started = Instant::now();
         let kept = usize::try_from(created.limits.output_bytes.min(self.plan.limits.output_bytes)).unwrap_or(0);
         let log = self.entry.log.as_ref();
-        let mut stdout = self.captured("stdout", kept).await.told(log, Stream::Stdout);
+        // What the project's own code writes is no output of a command's.
+        let told = log.filter(|_| self.job.runtime != Runtime::Files);
+        let mut stdout = self.captured("stdout", kept).await.told(told, Stream::Stdout);
         let mut stderr = self.captured("stderr", kept).await.told(log, Stream::Stderr);
         let mut document = self.captured("result", RESULT_BYTES_MAX).await;
         let end = match exec {
@@ -443,7 +449,10 @@ impl Attempt<'_> {
             Refusal::Draining => CallError::Draining,
             Refusal::Ended { outcome: OutcomeWire::KilledByShutdown } => CallError::Draining,
             Refusal::Ended { .. } => CallError::Ended,
-            Refusal::UnknownWorkspace => CallError::UnknownWorkspace,
+            refusal @ (Refusal::UnknownVolume
+            | Refusal::VolumeBusy { .. }
+            | Refusal::TooManyVolumes { .. }
+            | Refusal::VolumeFailed { .. }) => workspaces::refused(refusal),
             Refusal::UnknownRuntime => CallError::MissingToolchain {
                 program: format!("{:?}", self.job.runtime).to_lowercase(),
                 reason: "the engine does not know this runtime".into(),
@@ -511,7 +520,7 @@ fn misplaced(step: &str, target: &str, errno: i32) -> Result<ToolError, CallErro
     Ok(ToolError::new(code, format!("working directory {target}: {}", errno_text(errno))))
 }
 
-fn errno_text(errno: i32) -> String {
+pub(super) fn errno_text(errno: i32) -> String {
     Errno::from_raw(errno).desc().to_owned()
 }
 

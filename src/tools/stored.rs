@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::call::{Call, CallError, Context, Once};
+use super::call::{Call, CallError, Context, Needs, Once};
 use super::definition::{About, AnyTool, Shaped};
 use super::finish::{Execution, Finished, Reply, SandboxFacts, StreamFacts, ToolError};
 use super::plan::Work;
@@ -254,7 +254,7 @@ pub(super) enum StoredError {
     Forbidden(String),
     Blocked { rule: String, about: String, hint: String, line: u32, column: u32 },
     LevelUnavailable { level: LevelWire, missing: Vec<String> },
-    LevelUnsuitable { tool: String, level: LevelWire },
+    LevelUnsuitable { tool: String, level: LevelWire, needs: Needs },
     EngineUnavailable,
     SetupFailed { step: String, target: String, reason: String },
     AtCapacity { what: String },
@@ -262,6 +262,9 @@ pub(super) enum StoredError {
     Draining,
     MissingToolchain { program: String, reason: String },
     UnknownWorkspace,
+    WorkspaceBusy,
+    TooManyWorkspaces { most: u32 },
+    WorkspaceTooLarge { most: u64 },
     Ended,
     Internal(String),
 }
@@ -284,8 +287,8 @@ impl From<&CallError> for StoredError {
             CallError::LevelUnavailable { level, missing } => {
                 Self::LevelUnavailable { level: (*level).into(), missing: missing.clone() }
             }
-            CallError::LevelUnsuitable { tool, level } => {
-                Self::LevelUnsuitable { tool: tool.clone(), level: (*level).into() }
+            CallError::LevelUnsuitable { tool, level, needs } => {
+                Self::LevelUnsuitable { tool: tool.clone(), level: (*level).into(), needs: *needs }
             }
             CallError::EngineUnavailable(_) => Self::EngineUnavailable,
             CallError::SetupFailed { step, target, reason } => {
@@ -300,6 +303,9 @@ impl From<&CallError> for StoredError {
                 Self::MissingToolchain { program: program.clone(), reason: reason.clone() }
             }
             CallError::UnknownWorkspace => Self::UnknownWorkspace,
+            CallError::WorkspaceBusy => Self::WorkspaceBusy,
+            CallError::TooManyWorkspaces { most } => Self::TooManyWorkspaces { most: *most },
+            CallError::WorkspaceTooLarge { most } => Self::WorkspaceTooLarge { most: *most },
             CallError::Ended => Self::Ended,
             CallError::Conflict(why) => Self::Internal((*why).to_owned()),
             CallError::Internal(why) => Self::Internal(why.clone()),
@@ -321,7 +327,9 @@ impl From<StoredError> for CallError {
             StoredError::LevelUnavailable { level, missing } => {
                 Self::LevelUnavailable { level: Level::from(level), missing }
             }
-            StoredError::LevelUnsuitable { tool, level } => Self::LevelUnsuitable { tool, level: Level::from(level) },
+            StoredError::LevelUnsuitable { tool, level, needs } => {
+                Self::LevelUnsuitable { tool, level: Level::from(level), needs }
+            }
             StoredError::EngineUnavailable => Self::EngineUnavailable(ClientError::Lost),
             StoredError::SetupFailed { step, target, reason } => Self::SetupFailed { step, target, reason },
             StoredError::AtCapacity { what } => Self::AtCapacity { what, retry_after: None },
@@ -331,6 +339,9 @@ impl From<StoredError> for CallError {
             StoredError::Draining => Self::Draining,
             StoredError::MissingToolchain { program, reason } => Self::MissingToolchain { program, reason },
             StoredError::UnknownWorkspace => Self::UnknownWorkspace,
+            StoredError::WorkspaceBusy => Self::WorkspaceBusy,
+            StoredError::TooManyWorkspaces { most } => Self::TooManyWorkspaces { most },
+            StoredError::WorkspaceTooLarge { most } => Self::WorkspaceTooLarge { most },
             StoredError::Ended => Self::Ended,
             StoredError::Internal(why) => Self::Internal(why),
         }

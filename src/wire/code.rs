@@ -27,16 +27,16 @@ pub fn empty() -> io::Result<OwnedFd> {
 
 /// Puts `text` into `fd` for good. Whoever reads finds it from the beginning: the position, which all copies of the
 /// descriptor share, does not move.
-pub fn fill(fd: OwnedFd, text: &str) -> io::Result<OwnedFd> {
+pub fn fill(fd: OwnedFd, text: &[u8]) -> io::Result<OwnedFd> {
     let file = File::from(fd);
-    file.write_all_at(text.as_bytes(), 0)?;
+    file.write_all_at(text, 0)?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())
 }
 
 /// One that holds `text` and that nobody can change any more.
-pub fn sealed(text: &str) -> io::Result<OwnedFd> {
+pub fn sealed(text: &[u8]) -> io::Result<OwnedFd> {
     fill(empty()?, text)
 }
 
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn code_can_be_read_and_not_changed() {
-        let mut file = File::from(sealed("echo a").unwrap());
+        let mut file = File::from(sealed(b"echo a").unwrap());
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "echo a");
@@ -59,7 +59,7 @@ mod tests {
     fn a_copy_that_was_passed_on_before_reads_from_the_beginning() {
         let fd = empty().unwrap();
         let mut copy = File::from(fd.try_clone().unwrap());
-        fill(fd, "echo a").unwrap();
+        fill(fd, b"echo a").unwrap();
         let mut text = String::new();
         copy.read_to_string(&mut text).unwrap();
         assert_eq!(text, "echo a");

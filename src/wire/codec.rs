@@ -21,9 +21,20 @@ pub enum DecodeError {
 #[error("message does not fit into a packet of {PACKET_BYTES_MAX} bytes")]
 pub struct EncodeError;
 
+/// What goes through a pipe or a file, of a length that both ends bound themselves.
+pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, EncodeError> {
+    postcard::to_allocvec(value).map_err(|_| EncodeError)
+}
+
+/// What [`to_bytes`] made; every byte must belong to it.
+pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, rest) = postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Malformed)?;
+    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Trailing(rest.len())) }
+}
+
 /// `message` as one packet.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, EncodeError> {
-    let bytes = postcard::to_allocvec(message).map_err(|_| EncodeError)?;
+    let bytes = to_bytes(message)?;
     if bytes.len() > PACKET_BYTES_MAX { Err(EncodeError) } else { Ok(bytes) }
 }
 
@@ -32,8 +43,7 @@ pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, DecodeError> {
     if packet.len() > PACKET_BYTES_MAX {
         return Err(DecodeError::TooLong(packet.len()));
     }
-    let (message, rest) = postcard::take_from_bytes(packet).map_err(|_| DecodeError::Malformed)?;
-    if rest.is_empty() { Ok(message) } else { Err(DecodeError::Trailing(rest.len())) }
+    from_bytes(packet)
 }
 
 #[cfg(test)]

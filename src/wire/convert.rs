@@ -179,6 +179,7 @@ impl From<Enforced> for EnforcedWire {
             oom_group: e.cgroup.oom_group,
             pids_max: e.cgroup.pids_max,
             cpu_max: e.cgroup.cpu_max,
+            volumes: e.volumes.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -209,6 +210,7 @@ impl From<EnforcedWire> for Enforced {
                 pids_max: e.pids_max,
                 cpu_max: e.cpu_max,
             },
+            volumes: e.volumes.into_iter().map(Into::into).collect(),
         }
     }
 }

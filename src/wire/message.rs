@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::checks::ChecksWire;
+use super::volumes::{Open, VolumeReportWire, VolumeSizeWire, VolumeUseWire, VolumeWire, WorkspaceWire};
 
 /// From the front. `seq` is chosen by the sender and comes back in the one [`Reply`] to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,21 @@ pub enum Verb {
     Prepare(Prepare),
     /// Create and Exec in one, where a sandbox waits in which the command is up already.
     Take(Take),
+    /// A volume must be open before a sandbox is created with it.
+    Open(Open),
+    /// Ends a scratch volume of this connection once no sandbox has it any more.
+    Close {
+        volume: VolumeWire,
+    },
+    /// Removes a workspace and everything in it.
+    Remove {
+        volume: VolumeWire,
+    },
+    /// At most [`super::WORKSPACES_PAGE`] workspaces of `owner` with names above `after`.
+    Workspaces {
+        owner: String,
+        after: Option<String>,
+    },
 }
 
 impl Verb {
@@ -59,6 +75,10 @@ impl Verb {
             Verb::Stat { .. } => "Stat",
             Verb::List { .. } => "List",
             Verb::Destroy { .. } => "Destroy",
+            Verb::Open(_) => "Open",
+            Verb::Close { .. } => "Close",
+            Verb::Remove { .. } => "Remove",
+            Verb::Workspaces { .. } => "Workspaces",
         }
     }
 }
@@ -73,7 +93,8 @@ pub struct Create {
     pub level: LevelWire,
     /// A name of the engine's own table of runtimes, such as `bash` or `python`.
     pub runtime: String,
-    pub workspace: Option<String>,
+    /// At most [`super::VOLUMES_MAX`], which are open.
+    pub volumes: Vec<VolumeUseWire>,
     pub limits: LimitsWire,
     pub lifetime: LifetimeWire,
 }
@@ -201,6 +222,15 @@ pub enum Reply {
         entries: Vec<StatWire>,
         more: bool,
     },
+    /// `made`: it was not there before.
+    Opened {
+        size: VolumeSizeWire,
+        made: bool,
+    },
+    Workspaces {
+        entries: Vec<WorkspaceWire>,
+        more: bool,
+    },
     Refused(Refusal),
 }
 
@@ -245,7 +275,21 @@ pub enum Refusal {
         state: String,
     },
     UnknownRuntime,
-    UnknownWorkspace,
+    /// There is none of this name, or it is not open.
+    UnknownVolume,
+    /// Sandboxes have it, or it is being removed.
+    VolumeBusy {
+        users: u32,
+    },
+    /// The operator allows no more of them to one owner.
+    TooManyVolumes {
+        most: u32,
+    },
+    /// It could not be made, opened or removed. `step` says where that stopped.
+    VolumeFailed {
+        step: String,
+        errno: i32,
+    },
     Draining,
     /// Ended before its command was known to run, for this reason.
     Ended {
@@ -301,6 +345,9 @@ pub struct EnforcedWire {
     pub oom_group: Option<bool>,
     pub pids_max: Option<u64>,
     pub cpu_max: Option<(u64, u64)>,
+    /// Kept on disk, too, where earlier versions wrote none.
+    #[serde(default)]
+    pub volumes: Vec<VolumeReportWire>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,15 +13,18 @@ pub mod client;
 pub mod code;
 mod codec;
 mod convert;
+pub mod files;
 mod message;
+mod volumes;
 
 pub use checks::*;
-pub use codec::{DecodeError, EncodeError, decode, encode};
+pub use codec::{DecodeError, EncodeError, decode, encode, from_bytes, to_bytes};
 pub use convert::ConvertError;
 pub use message::*;
+pub use volumes::*;
 
 /// Version of the seam; both ends must speak the same.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Larger packets are refused. A whole environment and argument list fit (see `spec::Command`).
 pub const PACKET_BYTES_MAX: usize = 96 * 1024;

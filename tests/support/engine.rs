@@ -142,10 +142,15 @@ pub fn create(id: &SandboxId, level: LevelWire) -> Create {
         id: id.to_string(),
         level,
         runtime: "bash".into(),
-        workspace: None,
+        volumes: Vec::new(),
         limits: LimitsWire::default(),
         lifetime: LifetimeWire::Call,
     }
+}
+
+pub fn workspace(owner: &str, name: &str) -> VolumeUseWire {
+    let volume = VolumeWire::Workspace { owner: owner.into(), name: name.into() };
+    VolumeUseWire { volume, place: PlaceWire::Workspace, read_only: false }
 }
 
 pub fn exec(id: &SandboxId, script: &str) -> Exec {

@@ -149,6 +149,8 @@ impl Server {
                 reply
             }
             Verb::Exec(exec) => self.exec(exec, fds),
+            Verb::Open(_) | Verb::Close { .. } | Verb::Remove { .. } => Reply::Refused(Refusal::UnknownVolume),
+            Verb::Workspaces { .. } => Reply::Workspaces { entries: Vec::new(), more: false },
             Verb::Signal { id, why } => match self.slots.lock().unwrap().get_mut(&id) {
                 Some(slot) => {
                     slot.why.get_or_insert(why);
@@ -293,6 +295,7 @@ fn enforced() -> EnforcedWire {
         oom_group: Some(true),
         pids_max: Some(3),
         cpu_max: Some((50_000, 100_000)),
+        volumes: Vec::new(),
     }
 }
 

@@ -70,8 +70,8 @@ fn unknown_names_are_refused(front: &mut Front) {
     let plain = create(&random_id(), LevelWire::Standard);
     let runtime = Create { runtime: "nonesuch".into(), ..plain.clone() };
     assert_eq!(front.call(Verb::Create(runtime)), Reply::Refused(Refusal::UnknownRuntime));
-    let workspace = Create { workspace: Some("nonesuch".into()), ..plain };
-    assert_eq!(front.call(Verb::Create(workspace)), Reply::Refused(Refusal::UnknownWorkspace));
+    let workspace = Create { volumes: vec![workspace("uid:1", "nonesuch")], ..plain };
+    assert_eq!(front.call(Verb::Create(workspace)), Reply::Refused(Refusal::UnknownVolume));
 }
 
 /// Create and the Exec right behind it, as a front sends them.

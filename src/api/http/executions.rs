@@ -18,9 +18,9 @@ use super::layer::{Caller, Id};
 use super::peers::Connection;
 use super::problem::{Body9457, Problem};
 use super::{reply, router, sse};
-use crate::api::http::executions::time::rfc3339;
 use crate::spec::{ExecutionId, Level, RequestId};
 use crate::tools::call::{Call, Once};
+use crate::tools::day::rfc3339;
 use crate::tools::events::Reader;
 use crate::tools::execute::Followed;
 use crate::tools::live::{Entry, Follower};
@@ -300,35 +300,4 @@ pub(super) async fn end(
     let mut response = encode(&ExecutionBody::of(&entry));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
-}
-
-mod time {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
-    use crate::tools::day::Day;
-
-    /// UTC with milliseconds.
-    pub(super) fn rfc3339(at: SystemTime) -> String {
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (h, m, s) = (since.as_secs() / 3600 % 24, since.as_secs() / 60 % 60, since.as_secs() % 60);
-        format!("{}T{h:02}:{m:02}:{s:02}.{:03}Z", Day::of(at), since.subsec_millis())
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-        use std::time::Duration;
-
-        #[test]
-        fn known_moments() {
-            for (seconds, text) in [
-                (0, "1970-01-01T00:00:00.000Z"),
-                (951_782_400, "2000-02-29T00:00:00.000Z"),
-                (1_767_225_599, "2025-12-31T23:59:59.000Z"),
-                (4_107_542_400, "2100-03-01T00:00:00.000Z"),
-            ] {
-                assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
-            }
-        }
-    }
 }

@@ -21,9 +21,15 @@ pub(super) fn is_for_principals(path: &str) -> bool {
     path == METRICS || path.starts_with("/api/")
 }
 
-/// Collectors ask for formats of their own.
+/// Collectors ask for formats of their own, and a file is of any.
 pub(super) fn is_for_any_accept(path: &str) -> bool {
-    path == METRICS
+    path == METRICS || is_of_content(path)
+}
+
+/// Whether this path answers with a file or an archive.
+fn is_of_content(path: &str) -> bool {
+    let inner = path.strip_prefix("/api/v1/workspaces/").and_then(|rest| rest.split_once('/'));
+    inner.is_some_and(|(_, inner)| inner == "archive" || inner.starts_with("files/"))
 }
 
 /// Who calls, for handlers behind `/api`.

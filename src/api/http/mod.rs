@@ -19,6 +19,7 @@ mod routes;
 mod server;
 mod sse;
 mod tools;
+mod workspaces;
 
 use std::fs::File;
 use std::io::{self, Write};

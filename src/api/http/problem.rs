@@ -208,13 +208,13 @@ impl From<&CallError> for Problem {
         use CallError as E;
         let detail = error.to_string();
         let status = match error {
-            E::Request(_) => StatusCode::BAD_REQUEST,
+            E::Request(_) | E::WorkspaceTooLarge { .. } => StatusCode::BAD_REQUEST,
             E::UnknownTool(_) | E::UnknownWorkspace => StatusCode::NOT_FOUND,
             E::Parameters(_) | E::MissingToolchain { .. } | E::LevelUnsuitable { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             E::Forbidden(_) | E::Blocked(_) => StatusCode::FORBIDDEN,
-            E::Conflict(_) | E::Ended => StatusCode::CONFLICT,
+            E::Conflict(_) | E::Ended | E::WorkspaceBusy | E::TooManyWorkspaces { .. } => StatusCode::CONFLICT,
             E::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             E::LevelUnavailable { .. }
@@ -228,6 +228,10 @@ impl From<&CallError> for Problem {
             E::Parameters(errors) => Self::new(status, "invalid_parameters", detail).with_errors(errors.clone()),
             E::UnknownTool(_) => Self::new(status, "unknown_tool", detail),
             E::UnknownWorkspace => Self::new(status, "unknown_workspace", detail),
+            E::WorkspaceTooLarge { .. } => {
+                Self::new(status, "malformed_request", "1 field of the request can not be accepted")
+                    .with_errors(vec![Violation::new("/size_mb", detail)])
+            }
             E::MissingToolchain { .. } => Self::new(status, "missing_toolchain", detail),
             E::Forbidden(_) => Self::new(status, "forbidden", detail),
             E::Blocked(blocked) => {
@@ -235,7 +239,9 @@ impl From<&CallError> for Problem {
                 problem.blocked = Some(Box::new(blocked.clone()));
                 problem
             }
-            E::Conflict(_) | E::Ended => Self::new(status, "conflict", detail),
+            E::Conflict(_) | E::Ended | E::WorkspaceBusy | E::TooManyWorkspaces { .. } => {
+                Self::new(status, "conflict", detail)
+            }
             E::LevelUnavailable { .. } => {
                 let mut problem = Self::new(status, "level_unavailable", detail);
                 problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");

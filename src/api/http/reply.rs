@@ -5,7 +5,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::spec::{Clock, Denial, Enforced, KilledBy, LandlockReport, Layer, Level, LimitHit, LimitKind, Outcome};
+use crate::spec::{
+    Clock, Denial, Enforced, KilledBy, LandlockReport, Layer, Level, LimitHit, LimitKind, Outcome, VolumeReport,
+};
 use crate::tools::listing::Deprecation;
 use crate::tools::version::VERSION;
 use crate::tools::{Execution, SandboxFacts, StreamFacts};
@@ -170,6 +172,18 @@ struct EnforcedBody<'a> {
     seccomp: SeccompBody<'a>,
     landlock: Option<LandlockBody<'a>>,
     cgroup: CgroupBody<'a>,
+    /// What the sandbox was given that is not its own alone: the workspace that the call names, say.
+    volumes: Vec<VolumeBody<'a>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Volume")]
+struct VolumeBody<'a> {
+    path: &'a str,
+    read_only: bool,
+    no_exec: bool,
+    bytes_max: u64,
+    files_max: u64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -291,6 +305,13 @@ impl<'a> SandboxBody<'a> {
     }
 }
 
+impl<'a> VolumeBody<'a> {
+    fn of(v: &'a VolumeReport) -> Self {
+        let VolumeReport { path, read_only, no_exec, bytes_max, files_max } = v;
+        Self { path, read_only: *read_only, no_exec: *no_exec, bytes_max: *bytes_max, files_max: *files_max }
+    }
+}
+
 impl<'a> EnforcedBody<'a> {
     fn of(e: &'a Enforced) -> Self {
         let landlock = |l: &'a LandlockReport| LandlockBody { abi: l.abi, status: l.status.name(), added: &l.added };
@@ -317,6 +338,7 @@ impl<'a> EnforcedBody<'a> {
                 pids_max: e.cgroup.pids_max,
                 cpu_max: e.cgroup.cpu_max,
             },
+            volumes: e.volumes.iter().map(VolumeBody::of).collect(),
         }
     }
 }

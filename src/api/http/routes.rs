@@ -13,6 +13,8 @@ use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::tools::version::NAME;
 use crate::tools::{Registry, custom, listing};
 
+mod of_workspaces;
+
 /// One method of one path.
 pub(super) struct Route {
     pub method: Method,
@@ -34,15 +36,22 @@ impl Route {
 }
 
 /// What operations are grouped by, and what each group is.
-pub(super) const TAGS: [(&str, &str); 4] = [
+pub(super) const TAGS: [(&str, &str); 5] = [
     ("tools", "What can be run, and running it."),
     ("executions", "Calls that are under way, and those that nobody waited for."),
+    ("workspaces", "Directories that are kept between calls, and their files."),
     ("host", "What this host and this principal can have."),
     ("service", "The daemon itself."),
 ];
 
 /// The table: one entry an operation.
 pub(super) fn all() -> Vec<Route> {
+    let mut all = own();
+    all.extend(of_workspaces::all());
+    all
+}
+
+fn own() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/api/v1/tools/execute", execute::execute, execute_operation()),
         Route::new(
@@ -395,6 +404,7 @@ fn execute_operation() -> Operation {
             "engine_unavailable",
             "setup_failed",
         ],
+        bytes: None,
     }
 }
 

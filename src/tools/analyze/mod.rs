@@ -2,7 +2,7 @@
 
 mod statistics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use self::statistics::{Statistics, correlation, describe};
 use super::call::CallError;
-use super::definition::{About, FrontDone, FrontTerms, FrontTool, Hints};
+use super::definition::{About, FrontTerms, FrontTool, Hints, Shaped, worked};
 use super::schema::{Violation, step};
 use super::version::Version;
 
@@ -23,6 +23,10 @@ const NAME_CHARS_MAX: usize = 128;
 const ONLY_COLUMN: &str = "values";
 /// A table of nothing but text has as many mistakes as values.
 const VIOLATIONS_MAX: usize = 100;
+/// As JSON, by column, as numbers and sorted.
+const VALUE_HELD_BYTES: usize = 96;
+/// Sorting and a dozen sums; the pairs of columns are no more work than that again.
+const VALUE_WORK_BYTES: usize = 256;
 
 pub(super) struct DataAnalyzer;
 
@@ -77,6 +81,19 @@ enum Place {
     Cell(usize, usize),
 }
 
+impl Place {
+    /// Where it is in the request, in the column of the name `column`.
+    fn pointer(self, column: &str) -> String {
+        let place = match self {
+            Self::Item(at) => format!("/{at}"),
+            Self::Below(at) => format!("{}/{at}", step(column)),
+            Self::Field(row) => format!("/{row}{}", step(column)),
+            Self::Cell(row, cell) => format!("/{row}/{cell}"),
+        };
+        format!("/parameters/data{place}")
+    }
+}
+
 /// A number, nothing, or what is neither.
 fn number(value: &Value) -> Result<Option<f64>, ()> {
     match value {
@@ -92,7 +109,7 @@ static NULL: Value = Value::Null;
 /// `data` by columns, and what is wrong with its shape.
 fn columns(input: &Input) -> Result<Vec<Column<'_>>, Vec<Violation>> {
     let at = |place: &str, message: &str| Violation::new(format!("/parameters/data{place}"), message);
-    let mut found = Vec::new();
+    let mut found = Complaints::default();
     let mut columns = Vec::new();
     match &input.data {
         Value::Object(lists) => {
@@ -102,19 +119,18 @@ fn columns(input: &Input) -> Result<Vec<Column<'_>>, Vec<Violation>> {
                         name: name.clone(),
                         values: items.iter().enumerate().map(|(at, value)| (value, Place::Below(at))).collect(),
                     }),
-                    _ => found.push(at(&step(name), "is not a list")),
+                    _ => found.add(|| at(&step(name), "is not a list")),
                 }
             }
         }
         Value::Array(items) if items.iter().any(Value::is_object) => {
-            let mut names: Vec<&String> = Vec::new();
+            let (mut names, mut known): (Vec<&String>, HashSet<&String>) = Default::default();
             for (row, item) in items.iter().enumerate() {
                 let Value::Object(fields) = item else {
-                    found.push(at(&format!("/{row}"), "is not an object, as other rows are"));
+                    found.add(|| at(&format!("/{row}"), "is not an object, as other rows are"));
                     continue;
                 };
-                let new: Vec<_> = fields.keys().filter(|name| !names.contains(name)).collect();
-                names.extend(new);
+                names.extend(fields.keys().filter(|name| known.insert(name)));
                 if names.len() > COLUMNS_MAX {
                     return Err(vec![at("", &format!("has more than {COLUMNS_MAX} columns"))]);
                 }
@@ -132,11 +148,13 @@ fn columns(input: &Input) -> Result<Vec<Column<'_>>, Vec<Violation>> {
             let names = input.columns.clone().unwrap_or_else(|| (0..width).map(own).collect());
             if names.len() != width {
                 let message = format!("names {} columns, the first row has {width}", names.len());
-                found.push(Violation::new("/parameters/columns", message));
+                found.add(|| Violation::new("/parameters/columns", message));
             }
             for (row, item) in items.iter().enumerate() {
                 if item.as_array().is_none_or(|cells| cells.len() != width) {
-                    found.push(at(&format!("/{row}"), &format!("is not a row of {width} values, as the first one is")));
+                    found.add(|| {
+                        at(&format!("/{row}"), &format!("is not a row of {width} values, as the first one is"))
+                    });
                 }
             }
             let cells = |column: usize| {
@@ -150,15 +168,15 @@ fn columns(input: &Input) -> Result<Vec<Column<'_>>, Vec<Violation>> {
             values: items.iter().enumerate().map(|(at, value)| (value, Place::Item(at))).collect(),
         }),
         // The schema lets nothing else through.
-        _ => found.push(at("", "is neither a list nor an object")),
+        _ => found.add(|| at("", "is neither a list nor an object")),
     }
     if columns.len() > COLUMNS_MAX {
-        found.push(at("", &format!("has more than {COLUMNS_MAX} columns")));
+        found.add(|| at("", &format!("has more than {COLUMNS_MAX} columns")));
     }
     if columns.iter().map(|column| column.values.len()).sum::<usize>() > VALUES_MAX {
-        found.push(at("", &format!("has more than {VALUES_MAX} values")));
+        found.add(|| at("", &format!("has more than {VALUES_MAX} values")));
     }
-    if found.is_empty() { Ok(columns) } else { Err(found) }
+    found.or(columns)
 }
 
 /// A column's name, and what it holds: nothing where a value is missing.
@@ -166,20 +184,20 @@ type Numbers = (String, Vec<Option<f64>>);
 
 /// The columns to look at, and the names of those that are left out.
 fn chosen(input: &Input) -> Result<(Vec<Numbers>, Vec<String>), Vec<Violation>> {
-    let mut all = columns(input).map_err(capped)?;
+    let mut all = columns(input)?;
     let named = matches!(&input.data, Value::Object(_))
         || input.data.as_array().is_some_and(|items| items.iter().any(Value::is_object));
-    let mut found = Vec::new();
+    let mut found = Complaints::default();
     if named && let Some(wanted) = &input.columns {
         for (at, name) in wanted.iter().enumerate() {
             if !all.iter().any(|column| column.name == *name) {
-                found.push(Violation::new(format!("/parameters/columns/{at}"), "is no column of the data"));
+                found.add(|| Violation::new(format!("/parameters/columns/{at}"), "is no column of the data"));
             }
         }
         all.retain(|column| wanted.contains(&column.name));
     } else if input.columns.as_ref().is_some_and(|names| names.len() != all.len()) {
         let message = format!("names another number of columns than the data has ({})", all.len());
-        found.push(Violation::new("/parameters/columns", message));
+        found.add(|| Violation::new("/parameters/columns", message));
     } else if let (false, Some(names)) = (named, &input.columns) {
         for (column, name) in all.iter_mut().zip(names) {
             column.name.clone_from(name);
@@ -194,29 +212,38 @@ fn chosen(input: &Input) -> Result<(Vec<Numbers>, Vec<String>), Vec<Violation>> 
             Ok(numbers) => kept.push((column.name, numbers)),
             Err(()) if may_skip => skipped.push(column.name),
             Err(()) => {
-                let wrong = column.values.iter().filter(|(value, _)| number(value).is_err());
-                found.extend(wrong.map(|(_, place)| {
-                    let pointer = match *place {
-                        Place::Item(at) => format!("/{at}"),
-                        Place::Below(at) => format!("{}/{at}", step(&column.name)),
-                        Place::Field(row) => format!("/{row}{}", step(&column.name)),
-                        Place::Cell(row, cell) => format!("/{row}/{cell}"),
-                    };
-                    Violation::new(format!("/parameters/data{pointer}"), "is neither a number nor null")
-                }));
+                for (_, place) in column.values.iter().filter(|(value, _)| number(value).is_err()) {
+                    found.add(|| Violation::new(place.pointer(&column.name), "is neither a number nor null"));
+                }
             }
         }
     }
-    if found.is_empty() { Ok((kept, skipped)) } else { Err(capped(found)) }
+    found.or((kept, skipped))
 }
 
-fn capped(mut found: Vec<Violation>) -> Vec<Violation> {
-    let more = found.len().saturating_sub(VIOLATIONS_MAX);
-    if more > 0 {
-        found.truncate(VIOLATIONS_MAX);
-        found.push(Violation::new("/parameters/data", format!("has {more} more of these")));
+/// The first of what is wrong, and how much more there is: a table may have a million mistakes.
+#[derive(Default)]
+struct Complaints {
+    found: Vec<Violation>,
+    more: usize,
+}
+
+impl Complaints {
+    fn add(&mut self, complaint: impl FnOnce() -> Violation) {
+        if self.found.len() < VIOLATIONS_MAX {
+            self.found.push(complaint());
+        } else {
+            self.more += 1;
+        }
     }
-    found
+
+    /// `result` where there is none.
+    fn or<T>(mut self, result: T) -> Result<T, Vec<Violation>> {
+        if self.more > 0 {
+            self.found.push(Violation::new("/parameters/data", format!("has {} more of these", self.more)));
+        }
+        if self.found.is_empty() { Ok(result) } else { Err(self.found) }
+    }
 }
 
 impl FrontTool for DataAnalyzer {
@@ -243,25 +270,27 @@ impl FrontTool for DataAnalyzer {
         chosen(input).err().unwrap_or_default()
     }
 
-    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Result<FrontDone<Output>, CallError> {
-        FrontDone::worked(work(&input.data), move || describe_all(&input)).await
+    fn holds(&self, input: &Input) -> usize {
+        values(&input.data) * VALUE_HELD_BYTES
+    }
+
+    async fn run(self: Arc<Self>, input: Arc<Input>, _: FrontTerms) -> Result<Shaped<Output>, CallError> {
+        worked(values(&input.data) * VALUE_WORK_BYTES, move || describe_all(&input)).await
     }
 }
 
-/// About as many bytes as the statistics of `data` go over.
-fn work(data: &Value) -> usize {
-    let values = |value: &Value| match value {
+/// How many values `data` holds.
+fn values(data: &Value) -> usize {
+    let of = |value: &Value| match value {
         Value::Array(items) => items.len(),
         Value::Object(fields) => fields.len(),
         _ => 1,
     };
-    let all: usize = match data {
-        Value::Array(items) => items.iter().map(values).sum(),
-        Value::Object(fields) => fields.values().map(values).sum(),
+    match data {
+        Value::Array(items) => items.iter().map(of).sum(),
+        Value::Object(fields) => fields.values().map(of).sum(),
         _ => 0,
-    };
-    // Sorting and a dozen sums for each; the pairs of columns are no more work than that again.
-    all * 256
+    }
 }
 
 fn describe_all(input: &Input) -> Output {

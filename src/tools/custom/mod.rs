@@ -21,7 +21,7 @@ pub use watch::Watch;
 
 use super::definition::{About, AnyTool, Shaped};
 use super::finish::{Finished, ToolError};
-use super::plan::{Job, STDIN_BYTES_MAX, Work};
+use super::plan::{Job, STDIN_BYTES_MAX, Work, WorkspaceNeed};
 use super::schema::{Schema, Violation};
 use crate::runtimes::WORKSPACE;
 use crate::spec::{LimitRequest, Outcome, capped};
@@ -87,10 +87,12 @@ impl AnyTool for Custom {
         let Manifest { runtime, code, timeout_ms, limits, .. } = &self.manifest;
         Ok(Work::Command(Job {
             runtime: *runtime,
-            code: code.clone(),
+            code: code.clone().into_bytes(),
             env: Vec::new(),
             cwd: WORKSPACE.to_owned(),
-            stdin,
+            stdin: stdin.into_bytes(),
+            workspace: WorkspaceNeed::IfNamed,
+            note: Value::Null,
             timeout_ms: None,
             // The tool's own time is a limit as the others are.
             limits: LimitRequest { wall_ms: limits.wall_ms.into_iter().chain(*timeout_ms).min(), ..*limits },

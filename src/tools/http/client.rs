@@ -1,7 +1,8 @@
 //! One request: names resolved, every address decided about, the connection made to one of those, the reply read to its bound.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::url::Url;
-use crate::spec::{EgressDenial, EgressRules, capped};
+use crate::spec::{EgressDenial, capped};
+use crate::tools::aside::off_thread;
+use crate::tools::definition::FrontTerms;
 use crate::tools::finish::ToolError;
 
 /// Of one address; the next may answer at once.
@@ -28,14 +30,6 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const ADDRESSES_MAX: usize = 8;
 const REPLY_HEADERS_MAX: usize = 128;
 const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
-/// What the replies of all callers together may hold, in KiB, and what each holds beside its body.
-const HELD_KIB_MAX: u32 = 256 * 1024;
-const HELD_KIB: u32 = 512;
-/// Names that are being looked up: a look-up can not be given up, and each has a thread.
-const LOOKUPS_MAX: usize = 16;
-static HELD: Semaphore = Semaphore::const_new(HELD_KIB_MAX as usize);
-static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
-
 /// No reply came.
 #[derive(Debug)]
 pub(in crate::tools) struct Failure {
@@ -97,32 +91,40 @@ impl Response {
     }
 }
 
-/// Asks for `url` and keeps the first `most` bytes of what comes. Dropping the future closes the connection.
-pub(super) async fn ask(
-    egress: &EgressRules,
-    url: &Url,
-    method: Method,
-    headers: HeaderMap,
-    body: Option<Vec<u8>>,
-    most: usize,
-) -> Result<Response, Failure> {
-    // Never closed.
-    let _room = HELD.acquire_many(HELD_KIB + most.div_ceil(1024) as u32).await;
-    let places = places(egress, url).await.inspect_err(|failure| {
+/// What is asked.
+pub(super) struct Asked {
+    pub method: Method,
+    pub headers: HeaderMap,
+    pub body: Option<Vec<u8>>,
+    /// Bytes of the reply's body that are kept.
+    pub most: usize,
+}
+
+/// Asks `url` for what `asked` says, once that is decided to be a place that may be reached. Dropping the future closes the
+/// connection.
+pub(super) async fn ask(terms: &FrontTerms, url: &Url, asked: Asked) -> Result<Response, Failure> {
+    let made = terms.network_requests.load(Ordering::Relaxed);
+    if terms.network_requests_max.is_some_and(|most| made >= u64::from(most)) {
+        return Err(Failure::requests_used_up(made));
+    }
+    let places = places(terms, url).await.inspect_err(|failure| {
         tracing::info!(host = %capped(&url.host, 100), port = url.port, rule = failure.rule, "request refused");
     })?;
+    // From here on something of it may be seen outside.
+    terms.network_requests.fetch_add(1, Ordering::Relaxed);
     let stream = connect(&places).await?;
     tracing::debug!(host = %capped(&url.host, 100), port = url.port, "request");
     if url.https {
         let stream = secured(stream, url).await?;
-        exchange(stream, url, method, headers, body, most).await
+        exchange(stream, url, asked).await
     } else {
-        exchange(stream, url, method, headers, body, most).await
+        exchange(stream, url, asked).await
     }
 }
 
 /// What `url` may be had from. One address that may not be reached refuses the whole name: it is not for the public.
-async fn places(egress: &EgressRules, url: &Url) -> Result<Vec<SocketAddr>, Failure> {
+async fn places(terms: &FrontTerms, url: &Url) -> Result<Vec<SocketAddr>, Failure> {
+    let egress = &terms.config.egress;
     let addresses: Vec<IpAddr> = match url.address() {
         Some(address) => {
             egress.literal(address, url.port)?;
@@ -130,11 +132,7 @@ async fn places(egress: &EgressRules, url: &Url) -> Result<Vec<SocketAddr>, Fail
         }
         None => {
             egress.name(&url.host)?;
-            let _room = LOOKUPS.acquire().await;
-            let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
-            let found =
-                found.map_err(|e| Failure::new("resolve_failed", format!("{} has no address: {e}", url.host)))?;
-            found.map(|place| place.ip()).collect()
+            looked_up(terms, url).await?
         }
     };
     if addresses.is_empty() {
@@ -144,6 +142,22 @@ async fn places(egress: &EgressRules, url: &Url) -> Result<Vec<SocketAddr>, Fail
         egress.address(*address, url.port)?;
     }
     Ok(addresses.into_iter().take(ADDRESSES_MAX).map(|address| SocketAddr::new(address, url.port)).collect())
+}
+
+async fn looked_up(terms: &FrontTerms, url: &Url) -> Result<Vec<IpAddr>, Failure> {
+    let failed = |why: String| Failure::new("resolve_failed", format!("{}: {why}", url.host));
+    let room =
+        terms.lookups.enter(&terms.principal, 1).map_err(|_| failed("too many names are looked up now".into()))?;
+    let place = (url.host.clone(), url.port);
+    // Nobody can end it: it keeps its thread, and its room, also when nobody waits for it any more.
+    let look = move || {
+        let _room = room;
+        place.to_socket_addrs().map(|all| all.map(|place| place.ip()).collect::<Vec<_>>())
+    };
+    match off_thread(look).await {
+        Some(found) => found.map_err(|e| failed(format!("has no address: {e}"))),
+        None => Err(failed("was not looked up".into())),
+    }
 }
 
 async fn connect(places: &[SocketAddr]) -> Result<TcpStream, Failure> {
@@ -184,14 +198,7 @@ async fn secured(stream: TcpStream, url: &Url) -> Result<impl AsyncRead + AsyncW
     connector()?.connect(name, stream).await.map_err(|e| Failure::new("tls_failed", format!("{}: {e}", url.host)))
 }
 
-async fn exchange<S>(
-    stream: S,
-    url: &Url,
-    method: Method,
-    headers: HeaderMap,
-    body: Option<Vec<u8>>,
-    most: usize,
-) -> Result<Response, Failure>
+async fn exchange<S>(stream: S, url: &Url, asked: Asked) -> Result<Response, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -199,7 +206,8 @@ where
     let mut builder = http1::Builder::new();
     builder.max_headers(REPLY_HEADERS_MAX).max_buf_size(REPLY_HEADER_BYTES_MAX);
     let (mut sender, connection) = builder.handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(failed)?;
-    let request = request(url, method, headers, body)?;
+    let most = asked.most;
+    let request = request(url, asked)?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(failed)?;
         let (head, mut incoming) = response.into_parts();
@@ -232,12 +240,8 @@ where
     }
 }
 
-fn request(
-    url: &Url,
-    method: Method,
-    headers: HeaderMap,
-    body: Option<Vec<u8>>,
-) -> Result<Request<Full<Bytes>>, Failure> {
+fn request(url: &Url, asked: Asked) -> Result<Request<Full<Bytes>>, Failure> {
+    let Asked { method, headers, body, .. } = asked;
     let wrong = || Failure::url("can not be asked for");
     let mut request = Request::new(Full::new(Bytes::from(body.unwrap_or_default())));
     *request.method_mut() = method;

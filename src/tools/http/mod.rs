@@ -4,7 +4,7 @@ mod client;
 mod url;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 
 use self::client::{Failure, Response};
 use self::url::Url;
-use super::call::CallError;
-use super::definition::{About, FrontDone, FrontTerms, FrontTool, Hints, Shaped};
+use super::call::{CallError, weight};
+use super::definition::{About, FrontTerms, FrontTool, Hints, Shaped};
 use super::finish::ToolError;
 use super::plan::{STDIN_BYTES_MAX, bytes_at_most, milliseconds};
 use super::schema::{Violation, step};
@@ -32,8 +32,8 @@ const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// As browsers' 20, for programs that have no patience.
 const REDIRECTS_MAX: usize = 10;
-/// Of one principal at once.
-const UNDER_WAY_MAX: usize = 64;
+/// Buffers of one, TLS with them.
+const CONNECTION_BYTES: usize = 256 * 1024;
 
 /// What says where a message ends or whom it is for is this side's business.
 const OWN_HEADERS: [&str; 10] = [
@@ -207,57 +207,31 @@ impl FrontTool for HttpRequest {
         Some(input.timeout.map_or(TIMEOUT.as_millis() as u64, milliseconds))
     }
 
-    async fn run(self: Arc<Self>, input: Arc<Input>, terms: FrontTerms) -> Result<FrontDone<Output>, CallError> {
-        let _place = Place::of(&terms.principal)?;
+    fn holds(&self, input: &Input) -> usize {
+        let sent = input.body.as_ref().map_or(0, String::len) + input.json.as_ref().map_or(0, weight);
+        // Each hop has a copy of what is sent; a body in base64 is told a third larger.
+        2 * sent + 2 * input.max_bytes.unwrap_or(BODY_BYTES) as usize + CONNECTION_BYTES
+    }
+
+    async fn run(self: Arc<Self>, input: Arc<Input>, terms: FrontTerms) -> Result<Shaped<Output>, CallError> {
         let began = Instant::now();
-        let mut journey = Journey { redirects: Vec::new(), requests: 0, at: input.url.clone() };
+        let mut journey = Journey { redirects: Vec::new(), at: input.url.clone() };
         let came = journey.go(&input, &terms).await;
         let elapsed_ms = began.elapsed().as_micros() as f64 / 1000.0;
-        let Journey { redirects, requests, at } = journey;
+        let Journey { redirects, at } = journey;
         let mut result = Output { url: at, redirects, elapsed_ms, ..Output::default() };
         let error = match came {
             Ok(response) => result.take(response),
             Err(failure) => Some(failure.into()),
         };
         result.success = error.is_none();
-        Ok(FrontDone { shaped: Shaped { result, error }, network_requests: requests })
-    }
-}
-
-/// One of those that a principal may have under way.
-struct Place(String);
-
-static UNDER_WAY: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
-
-impl Place {
-    fn of(principal: &str) -> Result<Self, CallError> {
-        let mut all = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = all.entry(principal.to_owned()).or_default();
-        if *own >= UNDER_WAY_MAX {
-            return Err(CallError::RateLimited {
-                what: format!("this principal has {UNDER_WAY_MAX} requests to the network under way"),
-                retry_after: Duration::from_secs(1),
-            });
-        }
-        *own += 1;
-        Ok(Self(principal.to_owned()))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut all = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get_mut(&self.0) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => drop(all.remove(&self.0)),
-        }
+        Ok(Shaped { result, error })
     }
 }
 
 /// From the first request to the last.
 struct Journey {
     redirects: Vec<String>,
-    requests: u64,
     at: String,
 }
 
@@ -278,12 +252,8 @@ impl Journey {
         let most = input.max_bytes.unwrap_or(BODY_BYTES) as usize;
         loop {
             self.at = url.to_string();
-            if terms.network_requests_max.is_some_and(|most| self.requests >= u64::from(most)) {
-                return Err(Failure::requests_used_up(self.requests));
-            }
-            self.requests += 1;
-            let egress = &terms.config.egress;
-            let response = client::ask(egress, &url, method.clone(), headers.clone(), body.clone(), most).await?;
+            let request = client::Asked { method: method.clone(), headers: headers.clone(), body: body.clone(), most };
+            let response = client::ask(terms, &url, request).await?;
             let Some(target) = response.target().filter(|_| input.follow_redirects.unwrap_or(true)) else {
                 return Ok(response);
             };

@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use operation::Parts;
-pub(super) use operation::{Body, JSON, Operation, Success, in_header, in_path, in_query, of, text};
+pub(super) use operation::{Body, JSON, Operation, Success, binary, in_header, in_path, in_query, of, text};
 
 use super::execute::json_response;
 use super::problem::Body9457;
@@ -37,8 +37,10 @@ fn build() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     let mut components: Map<String, Value> = Map::new();
     for route in routes::all() {
-        let operation = route.operation.render(&route.method, route.path, &mut parts);
-        let item = paths.entry(route.path).or_insert_with(|| json!({}));
+        // The rest of a path is one parameter; the document has no word for that it may hold slashes.
+        let path = route.path.replace("{*", "{");
+        let operation = route.operation.render(&route.method, &path, &mut parts);
+        let item = paths.entry(path).or_insert_with(|| json!({}));
         item[route.method.as_str().to_ascii_lowercase()] = operation;
         if let Some(body) = &route.operation.body {
             components.insert(body.name.into(), (body.schema)());

@@ -19,6 +19,11 @@ pub(in crate::api::http) fn text(_: &mut SchemaGenerator) -> Value {
     json!({ "type": "string" })
 }
 
+/// Bytes without a form of their own.
+pub(in crate::api::http) fn binary() -> Value {
+    json!({ "type": "string", "format": "binary" })
+}
+
 /// Every status but those of success follows from `codes`.
 #[derive(Default)]
 pub(in crate::api::http) struct Operation {
@@ -28,6 +33,8 @@ pub(in crate::api::http) struct Operation {
     pub description: &'static str,
     pub parameters: Vec<Value>,
     pub body: Option<Body>,
+    /// The media type of a body that is bytes.
+    pub bytes: Option<&'static str>,
     pub replies: Vec<Success>,
     /// Of problems, beside those that every operation of its kind can have.
     pub codes: &'static [&'static str],
@@ -107,7 +114,7 @@ impl Operation {
             out.insert("parameters".into(), self.parameters.clone().into());
         }
         if let Some(body) = &self.body {
-            debug_assert!(method == Method::POST, "{path}: a body");
+            debug_assert!(method == Method::POST && self.bytes.is_none(), "{path}: a body");
             let examples: Map<String, Value> =
                 body.examples.iter().map(|(name, value)| (name.clone(), json!({ "value": value }))).collect();
             let mut media = Map::new();
@@ -116,6 +123,9 @@ impl Operation {
                 media.insert("examples".into(), examples.into());
             }
             out.insert("requestBody".into(), json!({ "required": true, "content": { JSON: media } }));
+        }
+        if let Some(media) = self.bytes {
+            out.insert("requestBody".into(), json!({ "required": true, "content": { media: { "schema": binary() } } }));
         }
         out.insert("responses".into(), self.responses(path, parts).into());
         out.into()
