@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use sandkeep::config::{Config, Overrides};
+use sandkeep::config::{Config, EngineName, Overrides};
 use sandkeep::policy::explain;
 use sandkeep::spec::Level;
 
@@ -40,13 +40,15 @@ fn the_readmes_configuration_is_the_built_in_one() {
     let config = Config::parse(block, Path::new("README.md"), &Overrides::default()).unwrap();
     assert_eq!(config, Config::default());
     // What is commented out is valid, too.
-    let principals: String = block
+    let tables: String = block
         .lines()
         .filter_map(|l| l.strip_prefix("# "))
-        .filter(|l| !l.contains(':'))
+        .skip_while(|l| !l.starts_with('['))
         .fold(String::new(), |all, line| all + line + "\n");
-    let config = Config::parse(&principals, Path::new("README.md"), &Overrides::default()).unwrap();
-    assert_eq!(config.principals.len(), 1, "{principals}");
+    let config = Config::parse(&tables, Path::new("README.md"), &Overrides::default()).unwrap();
+    assert_eq!(config.principals.len(), 1, "{tables}");
+    // The others' keys are read at start.
+    assert_eq!(config.search.ready(), [EngineName::Searxng, EngineName::Duckduckgo], "{tables}");
 }
 
 /// What is installed as /etc/sandkeep/sandkeep.toml is the same text, every line of it commented out.

@@ -1,12 +1,23 @@
 //! README's examples, run as they stand there.
 
+#[path = "support/server.rs"]
+mod server;
 #[path = "support/daemon.rs"]
 mod support;
 
 use std::path::Path;
 use std::process::Command;
 
+use server::{Answer, Server};
 use support::*;
+
+/// As a SearXNG answers.
+const FOUND: &str = r#"{"query": "linux namespaces", "number_of_results": 0, "results": [
+    {"url": "https://man7.org/linux/man-pages/man7/namespaces.7.html", "title": "namespaces(7) - Linux manual page",
+     "content": "A namespace wraps a global system resource in an abstraction", "engine": "a", "score": 1.0},
+    {"url": "https://lwn.net/Articles/531114/", "title": "Namespaces in operation, part 1", "content": "", "engine": "a"},
+    {"url": "http://lwn.net/Articles/531114/#Comments", "title": "The same", "content": "", "engine": "b"}],
+    "answers": [], "corrections": [], "infoboxes": [], "suggestions": [], "unresponsive_engines": []}"#;
 
 /// Fenced blocks of the sections from `from` up to `to`: language and text.
 fn blocks(readme: &str, from: &str, to: &str) -> Vec<(String, String)> {
@@ -33,7 +44,12 @@ fn every_example_prints_what_it_says() {
     assert_eq!(manifest.1, std::fs::read_to_string(root.join("examples/tools/calculator.toml")).unwrap());
 
     let tools = tempfile::tempdir().unwrap();
-    let config = format!("tools_dir = {:?}\n[levels]\nminimal = true\n", tools.path());
+    let searxng = Server::answering(|_, _| Some(Answer::Reply("HTTP/1.1 200 OK\r\n".into(), FOUND.into())));
+    let config = format!(
+        "tools_dir = {:?}\n[levels]\nminimal = true\n[search.searxng]\nurl = {:?}\n",
+        tools.path(),
+        searxng.url("")
+    );
     let daemon = Daemon::start(&config, &[]);
     let mut examples = blocks.iter().filter(|(language, _)| language != "toml");
     let mut first = None;
@@ -55,5 +71,5 @@ fn every_example_prints_what_it_says() {
         assert_eq!(stdout, *expected, "{script}\n{stderr}\n{}", daemon.log());
         count += 1;
     }
-    assert_eq!(count, 15);
+    assert_eq!(count, 16);
 }

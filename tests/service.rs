@@ -353,16 +353,25 @@ fn over_tcp_a_key_says_who_calls() {
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
     assert_eq!(keys::line("ci", made["key"].as_str().unwrap()), made["line"].as_str().unwrap());
 
-    // A credential that a service manager passed, and a key for nobody.
-    let credentials = tempfile::tempdir().unwrap();
-    std::fs::write(credentials.path().join("api-keys"), "ghost sha256:00\n").unwrap();
-    let manager = Manager::new("");
-    let mut command = manager.command(env!("CARGO_BIN_EXE_sandkeepd"));
-    let listener = UnixListener::bind(manager.path("s")).unwrap();
-    command.arg("--front").env("LISTEN_FDS", "1").env("CREDENTIALS_DIRECTORY", credentials.path());
-    let status = command.stdin(Stdio::from(OwnedFd::from(listener))).status().unwrap();
-    let log = std::fs::read_to_string(manager.path("log")).unwrap();
-    assert!(status.code() == Some(78) && log.contains("api-keys") && log.contains("line 1"), "{log}");
+    // A credential that a service manager passed, and a key for nobody; an engine of web_search whose key is nowhere, or none.
+    let fails = |config: &str, credential: (&str, &str)| {
+        let credentials = tempfile::tempdir().unwrap();
+        std::fs::write(credentials.path().join(credential.0), credential.1).unwrap();
+        let manager = Manager::new(config);
+        let mut command = manager.command(env!("CARGO_BIN_EXE_sandkeepd"));
+        let listener = UnixListener::bind(manager.path("s")).unwrap();
+        command.arg("--front").env("LISTEN_FDS", "1").env("CREDENTIALS_DIRECTORY", credentials.path());
+        let status = command.stdin(Stdio::from(OwnedFd::from(listener))).status().unwrap();
+        let log = std::fs::read_to_string(manager.path("log")).unwrap();
+        assert!(status.code() == Some(78) && !log.contains("secret"), "{status} {log}");
+        log
+    };
+    let log = fails("", ("api-keys", "ghost sha256:00\n"));
+    assert!(log.contains("api-keys") && log.contains("line 1"), "{log}");
+    let log = fails("[search.tavily]\n", ("search-brave", "secret\n"));
+    assert!(log.contains("search.tavily: key_file") && log.contains("search-tavily"), "{log}");
+    let log = fails("[search.tavily]\n", ("search-tavily", "two secrets\n"));
+    assert!(log.contains("search-tavily holds no key"), "{log}");
 }
 
 /// What can not come up is not started for ever, and the reason is the last thing said.

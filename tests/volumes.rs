@@ -174,3 +174,53 @@ fn what_one_command_makes_the_next_runs_without_being_able_to_write_it() {
     }
     assert!(engine.stop());
 }
+
+#[test]
+#[cfg(feature = "fault-injection")]
+fn a_volume_that_can_not_be_given_is_no_sandbox() {
+    if !machine::expect("root") {
+        return;
+    }
+    let engine = Engine::start_with(SMALL, &["--fail-at", "volume"]);
+    let mut front = engine.connect();
+    let volume = named("ci", "w");
+    open(&mut front, &volume, true);
+    let id = random_id();
+    let creating =
+        Create { volumes: vec![with(&volume, PlaceWire::Workspace, false)], ..create(&id, LevelWire::Standard) };
+    match front.call(Verb::Create(creating)) {
+        Reply::Refused(Refusal::SetupFailed { step, .. }) => assert_eq!(step, "volume"),
+        other => panic!("{other:?}"),
+    }
+    front.wait_reaped(&id);
+    // Nothing holds it any more, and what needs none goes on.
+    assert_eq!(front.call(Verb::Remove { volume }), Reply::Done);
+    assert_eq!(front.run(LevelWire::Standard, "echo on").stdout, "on\n");
+    assert!(engine.stop());
+}
+
+#[test]
+fn nothing_of_volumes_is_left_when_the_engine_ends() {
+    let Some(engine) = engine(SMALL) else { return };
+    let loops = || {
+        let all = std::fs::read_dir("/sys/block").unwrap().flatten();
+        let files = all.filter_map(|d| std::fs::read_to_string(d.path().join("loop/backing_file")).ok());
+        files.filter(|f| f.contains("/workspaces/ci/left")).count()
+    };
+    let mut front = engine.connect();
+    open(&mut front, &named("ci", "left"), true);
+    front.call(Verb::Open(Open {
+        volume: VolumeWire::Scratch { id: format!("vol_{:026}", 1) },
+        create: true,
+        bytes: None,
+    }));
+    assert_eq!(loops(), 1);
+    assert!(engine.stop());
+    for _ in 0..200 {
+        if loops() == 0 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("a loop device is left");
+}

@@ -53,8 +53,7 @@ fn read(mut stream: UnixStream) -> Raw {
         return Raw { status, head, body: rest.to_vec(), whole: ended };
     }
     let mut body = Vec::new();
-    loop {
-        let Some(line) = rest.windows(2).position(|w| w == b"\r\n") else { break };
+    while let Some(line) = rest.windows(2).position(|w| w == b"\r\n") {
         let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
         rest = &rest[line + 2..];
         if size == 0 {

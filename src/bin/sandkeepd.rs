@@ -65,6 +65,7 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     // All that is reached by path is opened here, while the way can still be walked: a directory above may be root's.
     source.hold()?;
     let keys = config.api_keys()?;
+    let config = config.with_search_keys()?;
     let is_root = nix::unistd::geteuid().is_root();
     let ids = is_root.then(|| supervisor::front_ids(&config));
     let state = State::find(config.state_dir.join("front"))?;

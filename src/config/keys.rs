@@ -81,9 +81,9 @@ fn parse(text: &str, path: &Path, principals: &[PrincipalRule]) -> Result<Vec<Ap
     Ok(keys)
 }
 
-/// The file to read where the configuration names none: what a service manager passed as credential `api-keys`.
-pub fn credential() -> Option<PathBuf> {
-    let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("api-keys");
+/// The file to read where the configuration names none: what a service manager passed as the credential `name`.
+pub fn credential(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name);
     path.exists().then_some(path)
 }
 

@@ -3,6 +3,7 @@
 pub mod file;
 pub mod keys;
 mod raw;
+pub mod search;
 mod source;
 
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::spec::{EgressRules, Level};
 
+pub use search::{EngineName, Search, SearchEngine};
 pub use source::Source;
 
 /// Everything that can be set, validated. Defaults are a working daemon.
@@ -34,6 +36,7 @@ pub struct Config {
     pub host: Host,
     /// What calls may reach on the network.
     pub egress: EgressRules,
+    pub search: Search,
     pub principals: Vec<PrincipalRule>,
 }
 
@@ -246,7 +249,7 @@ impl Config {
 
     /// The API keys: of the configured file, or of the credential, or none.
     pub fn api_keys(&self) -> Result<Vec<keys::ApiKey>, ConfigError> {
-        match self.listen.api_keys.clone().or_else(keys::credential) {
+        match self.listen.api_keys.clone().or_else(|| keys::credential("api-keys")) {
             Some(file) => {
                 // A credential's file belongs to whom it was passed to; this one is read where root put it.
                 let owned = self.listen.api_keys.is_some() && nix::unistd::geteuid().is_root();
@@ -254,6 +257,11 @@ impl Config {
             }
             None => Ok(Vec::new()),
         }
+    }
+
+    /// With the keys of the engines that `web_search` asks.
+    pub fn with_search_keys(self) -> Result<Self, ConfigError> {
+        Ok(Self { search: self.search.with_keys()?, ..self })
     }
 
     /// `text` as if it were the file `name`; nothing is read.

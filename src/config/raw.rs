@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use super::search::RawSearch;
 use super::*;
 use crate::spec::{EgressRuleError, EgressRules, Level};
 
@@ -32,6 +33,7 @@ pub(super) struct Raw {
     users: RawUsers,
     runtimes: RawRuntimes,
     egress: RawEgress,
+    search: RawSearch,
     principals: Vec<RawPrincipal>,
 }
 
@@ -241,7 +243,7 @@ fn bad(key: &'static str, message: impl Into<String>) -> ConfigError {
     ConfigError::Value { key, message: message.into() }
 }
 
-fn within(key: &'static str, value: u64, least: u64, most: u64) -> Result<u64, ConfigError> {
+pub(super) fn within(key: &'static str, value: u64, least: u64, most: u64) -> Result<u64, ConfigError> {
     if (least..=most).contains(&value) {
         Ok(value)
     } else {
@@ -318,6 +320,7 @@ impl Raw {
                     .collect::<Result<_, _>>()?,
             },
             egress: self.egress.validate()?,
+            search: self.search.validate()?,
             principals: principals(self.principals)?,
         })
     }

@@ -141,6 +141,8 @@ impl Config {
             (self.host.lease_first_uid, self.host.lease_count) == (next.host.lease_first_uid, next.host.lease_count),
         );
         same("users", (&self.host.front_user, &self.host.box_user) == (&next.host.front_user, &next.host.box_user));
+        let (search, keyless) = self.search.adopt(next.search);
+        differs.extend(keyless);
         let config = Config {
             allow_degraded: next.allow_degraded,
             levels: next.levels,
@@ -149,6 +151,7 @@ impl Config {
             checks: next.checks,
             workspaces: next.workspaces,
             egress: next.egress,
+            search,
             principals: next.principals,
             listen: Listen { tcp_anonymous: next.listen.tcp_anonymous, ..self.listen.clone() },
             host: Host { runtime_directories: next.host.runtime_directories, ..self.host.clone() },
@@ -170,7 +173,7 @@ mod tests {
             "allow_degraded = true\nstate_dir = '/x'\n[levels]\nminimal = true\n[ceilings]\nmax_memory_mb = 100\n\
              [listen]\ntcp_anonymous = 'loopback'\nsocket = '/x/s'\n[http]\nqueue_max = 7\n[capacity]\nsandboxes = 3\n\
              [leases]\ncount = 100\n[users]\nfront = 'x'\n[runtimes]\ndirectories = ['/opt/x']\n\
-             [egress]\nports = [8080]\n[checks]\npython = false\npython_modules = ['os']\n[workspaces]\nsize_mb = 9\n\
+             [egress]\nports = [8080]\n[checks]\npython = false\npython_modules = ['os']\n[workspaces]\nsize_mb = 9\n[search.searxng]\nurl = 'http://a'\n\
              [[principals]]\nname = 'a'\nuids = [1]\n",
         );
         let (config, differs) = old.adopt(next.clone());
@@ -179,6 +182,7 @@ mod tests {
         assert_eq!(config.workspaces, next.workspaces);
         assert_eq!((config.ceilings, config.egress, config.principals), (next.ceilings, next.egress, next.principals));
         assert!(!config.checks.python && config.checks.python_modules == ["os"]);
+        assert_eq!(config.search.ready(), [EngineName::Searxng]);
         assert_eq!(config.listen.tcp_anonymous, TcpAnonymous::Loopback);
         assert_eq!(config.host.runtime_directories, next.host.runtime_directories);
         assert_eq!((&config.state_dir, config.http), (&old.state_dir, old.http));

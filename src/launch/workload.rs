@@ -46,12 +46,12 @@ pub(super) fn run(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Inf
         Err(_) => crate::sys::process::exit_now(71),
     };
     let failed = match prepare(plan, command, report.as_fd()) {
-        Ok(()) if command.own_code => {
+        Ok(None) => {
             // Its end tells that the code has begun, as exec would.
             drop(report);
             crate::sys::process::exit_now(crate::inside::files::serve())
         }
-        Ok(()) => execute(command),
+        Ok(Some(program)) => execute(&command.argv[0], &program),
         Err(e) => e,
     };
     let target = failed.target.chars().take(TARGET_CHARS_MAX).collect();
@@ -61,8 +61,15 @@ pub(super) fn run(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Inf
     crate::sys::process::exit_now(127)
 }
 
-/// Everything but exec.
-fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<(), LaunchError> {
+/// What exec takes.
+struct Program {
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+/// Everything but exec; no program where the project's own code is to run.
+fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<Option<Program>, LaunchError> {
     new_session().step("setsid", "")?;
     place_descriptors(&command.fds, report).step("descriptors", "")?;
     if !dropped(Fence::Rlimits) {
@@ -71,6 +78,7 @@ fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<(),
     reset_signals().step("signals", "")?;
     // Before Landlock: a directory that may not be read may still be entered.
     std::env::set_current_dir(&command.cwd).step("chdir", command.cwd.as_str())?;
+    let program = if command.own_code { None } else { Some(program(command)?) };
     // After the workspace is mounted: a rule made on a directory does not hold for a mount placed on it later.
     let landlock = match &plan.landlock {
         Some(rules) if !dropped(Fence::Landlock) => Some(landlock::restrict(rules, &command.rules)?),
@@ -81,23 +89,22 @@ fn prepare(plan: &Plan, command: &Command, report: BorrowedFd<'_>) -> Result<(),
     if !dropped(Fence::WorkloadFilter) {
         crate::sys::seccomp::install(seccomp::workload().program).step("workload filter", "")?;
     }
-    Ok(())
+    Ok(program)
 }
 
-/// Becomes the program, or returns why not.
-fn execute(command: &Command) -> LaunchError {
-    let name = command.argv[0].as_str();
-    let strings = || -> io::Result<(Vec<CString>, Vec<CString>, Vec<CString>)> {
-        let env: Vec<String> = command.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        Ok((strings(&command.argv)?, strings(&env)?, candidates(name, &command.env)?))
-    };
-    let (argv, env, candidates) = match strings() {
-        Ok(all) => all,
-        Err(source) => return LaunchError { step: "exec", target: name.to_owned(), source },
-    };
+fn program(command: &Command) -> Result<Program, LaunchError> {
+    let argv = strings(&command.argv).step("argv", "")?;
+    let env: Vec<String> = command.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env = strings(&env).step("env", "")?;
+    let candidates = candidates(&command.argv[0], &command.env).step("exec", command.argv[0].as_str())?;
+    Ok(Program { candidates, argv, env })
+}
+
+/// Becomes the program `name`, or returns why not.
+fn execute(name: &str, program: &Program) -> LaunchError {
     let mut reason = io::Error::from_raw_os_error(libc::ENOENT);
-    for program in &candidates {
-        let e = exec(program, &argv, &env);
+    for candidate in &program.candidates {
+        let e = exec(candidate, &program.argv, &program.env);
         // As execvp: a file that is there but may not be run is told before one that is not there.
         if e.raw_os_error() != Some(libc::ENOENT) && e.raw_os_error() != Some(libc::ENOTDIR) {
             reason = e;

@@ -104,6 +104,17 @@ impl EgressRules {
         }
         if self.ports.contains(&port) { Ok(()) } else { Err(EgressDenial::Port { port, ports: self.ports.clone() }) }
     }
+
+    /// Whether `address` may be connected to at `port` for a place that the operator's own settings name: neither its name, its
+    /// range nor its port counts against it. What is turned off or denied stays so, and a name that leads to a metadata service
+    /// is nobody's setting.
+    pub fn configured(&self, address: IpAddr, port: u16) -> Result<(), EgressDenial> {
+        match self.address(address, port) {
+            Err(EgressDenial::Port { .. }) => Ok(()),
+            Err(EgressDenial::Range { range, .. }) if range.name != METADATA_NAME => Ok(()),
+            decided => decided,
+        }
+    }
 }
 
 /// An IPv6 address that carries an IPv4 one leads there.
@@ -141,6 +152,7 @@ const fn v6(name: &'static str, what: &'static str, high: [u16; 4], bits: u8) ->
     Range { name, what, network: Network { address: IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)), bits } }
 }
 
+const METADATA_NAME: &str = "metadata";
 const METADATA: &str = "a cloud's metadata service";
 const PRIVATE: &str = "in a private network";
 const SPECIAL: &str = "an address of special purpose";
@@ -148,10 +160,10 @@ const SPECIAL: &str = "an address of special purpose";
 /// IANA's registries of special-purpose addresses (IPv4 and IPv6, RFC 6890), multicast, and the metadata services that lie
 /// within none of them or deserve a name of their own. The first that fits names the denial.
 static RANGES: [Range; 30] = [
-    v4("metadata", METADATA, [169, 254, 169, 254], 32),
-    v4("metadata", METADATA, [169, 254, 170, 2], 32),
-    v4("metadata", METADATA, [100, 100, 100, 200], 32),
-    v4("metadata", METADATA, [168, 63, 129, 16], 32),
+    v4(METADATA_NAME, METADATA, [169, 254, 169, 254], 32),
+    v4(METADATA_NAME, METADATA, [169, 254, 170, 2], 32),
+    v4(METADATA_NAME, METADATA, [100, 100, 100, 200], 32),
+    v4(METADATA_NAME, METADATA, [168, 63, 129, 16], 32),
     v4("unspecified", "no address of a host", [0, 0, 0, 0], 8),
     v4("private", PRIVATE, [10, 0, 0, 0], 8),
     v4("private", "in a provider's own network", [100, 64, 0, 0], 10),
@@ -173,7 +185,7 @@ static RANGES: [Range; 30] = [
         network: Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 },
     },
     Range {
-        name: "metadata",
+        name: METADATA_NAME,
         what: METADATA,
         network: Network { address: IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)), bits: 128 },
     },
@@ -439,6 +451,24 @@ mod tests {
         assert_eq!(literal(&rules, "1.1.1.1"), Ok(()));
         assert_eq!(literal(&rules, "::ffff:1.1.1.1"), Ok(()));
         assert!(matches!(literal(&rules, "1.1.2.1"), Err(EgressDenial::Host(_))));
+    }
+
+    #[test]
+    fn what_the_settings_name_is_reached_where_nothing_denies_it() {
+        let mut rules = EgressRules { hosts: vec!["other.example".parse().unwrap()], ..EgressRules::default() };
+        let rule = |rules: &EgressRules, address: &str| {
+            rules.configured(address.parse().unwrap(), 8888).err().map(|denial| denial.rule())
+        };
+        for place in ["127.0.0.1", "::1", "10.0.0.1", "1.1.1.1"] {
+            assert_eq!(rule(&rules, place), None, "{place}");
+        }
+        for place in ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"] {
+            assert_eq!(rule(&rules, place).as_deref(), Some("egress/metadata"), "{place}");
+        }
+        rules.deny = vec!["127.0.0.0/8".parse().unwrap()];
+        assert_eq!(rule(&rules, "127.0.0.1").as_deref(), Some("egress/deny"));
+        rules.enabled = false;
+        assert_eq!(rule(&rules, "1.1.1.1").as_deref(), Some("egress/off"));
     }
 
     #[test]

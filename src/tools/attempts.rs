@@ -121,6 +121,7 @@ impl Service {
         }
         let began = Instant::now();
         let own = began + Duration::from_millis(plan.limits.wall_ms);
+        let deadline = deadline.map_or(own, |deadline| deadline.min(own));
         let mut cancel = entry.cancel.subscribe();
         let _room = self.front.enter(&entry.owner, work.holds).map_err(|full| no_room(full, &entry.owner))?;
         let network_requests = Arc::<AtomicU64>::default();
@@ -129,6 +130,7 @@ impl Service {
             config: self.config(),
             network_requests_max: context.limits.network_requests,
             network_requests: Arc::clone(&network_requests),
+            deadline,
             lookups: Arc::clone(&self.lookups),
         };
         let failed = |code, message: &str| Shaped {
@@ -145,7 +147,7 @@ impl Service {
                 failed("interrupted", "the daemon ended while this was under way; whether it was done is not known")
             }
             why = cancelled(&mut cancel) => return Err(ended(why)),
-            () = tokio::time::sleep_until(deadline.map_or(own, |deadline| deadline.min(own))) => {
+            () = tokio::time::sleep_until(deadline) => {
                 failed("timed_out", "the call's time was over before its result was there")
             }
             done = (work.run)(terms) => done?,

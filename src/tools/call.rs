@@ -98,6 +98,9 @@ pub enum CallError {
     LevelUnavailable { level: Level, missing: Vec<String> },
     #[error("{tool} needs {}, and level {level} has none", .needs.text())]
     LevelUnsuitable { tool: String, level: Level, needs: Needs },
+    /// The operator has not set up what the call needs; `hint` names the setting.
+    #[error("{what}")]
+    NotConfigured { what: String, hint: String },
     #[error("the engine can not be reached")]
     EngineUnavailable(#[source] ClientError),
     /// `target` is what the step worked on.

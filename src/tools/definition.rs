@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::aside::aside;
 use super::call::CallError;
@@ -142,6 +143,8 @@ pub struct FrontTerms {
     pub network_requests_max: Option<u32>,
     /// Those that were made: told also where the tool does not come to its end.
     pub network_requests: Arc<AtomicU64>,
+    /// When the call's time is over.
+    pub deadline: Instant,
     /// For the threads that look names up.
     pub(super) lookups: Arc<Rooms>,
 }
@@ -232,7 +235,7 @@ impl<T: Tool> AnyTool for Typed<T> {
     fn work(&self, parameters: Map<String, Value>) -> Result<Work, Vec<Violation>> {
         let input: T::Input = read(parameters)?;
         let found = self.tool.check(&input);
-        if found.is_empty() { Ok(Work::Command(self.tool.job(input))) } else { Err(found) }
+        if found.is_empty() { Ok(Work::Command(Box::new(self.tool.job(input)))) } else { Err(found) }
     }
 
     fn screened(&self) -> Option<Language> {

@@ -36,6 +36,7 @@ mod replies;
 mod rooms;
 mod run;
 mod schema;
+mod search;
 pub mod spool;
 mod stored;
 pub mod transfer;

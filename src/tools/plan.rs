@@ -23,7 +23,7 @@ pub(super) const STDIN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What a call comes to.
 pub enum Work {
     /// A command in a sandbox.
-    Command(Job),
+    Command(Box<Job>),
     Front(FrontWork),
 }
 

@@ -119,6 +119,7 @@ impl Registry {
         add(in_front(super::hash::HashText));
         add(in_front(super::analyze::DataAnalyzer));
         add(in_front(super::http::HttpRequest));
+        add(in_front(super::search::WebSearch));
         Self { table: RwLock::new(Arc::new(table)) }
     }
 

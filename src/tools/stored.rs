@@ -255,6 +255,7 @@ pub(super) enum StoredError {
     Blocked { rule: String, about: String, hint: String, line: u32, column: u32 },
     LevelUnavailable { level: LevelWire, missing: Vec<String> },
     LevelUnsuitable { tool: String, level: LevelWire, needs: Needs },
+    NotConfigured { what: String, hint: String },
     EngineUnavailable,
     SetupFailed { step: String, target: String, reason: String },
     AtCapacity { what: String },
@@ -290,6 +291,7 @@ impl From<&CallError> for StoredError {
             CallError::LevelUnsuitable { tool, level, needs } => {
                 Self::LevelUnsuitable { tool: tool.clone(), level: (*level).into(), needs: *needs }
             }
+            CallError::NotConfigured { what, hint } => Self::NotConfigured { what: what.clone(), hint: hint.clone() },
             CallError::EngineUnavailable(_) => Self::EngineUnavailable,
             CallError::SetupFailed { step, target, reason } => {
                 Self::SetupFailed { step: step.clone(), target: target.clone(), reason: reason.clone() }
@@ -330,6 +332,7 @@ impl From<StoredError> for CallError {
             StoredError::LevelUnsuitable { tool, level, needs } => {
                 Self::LevelUnsuitable { tool, level: Level::from(level), needs }
             }
+            StoredError::NotConfigured { what, hint } => Self::NotConfigured { what, hint },
             StoredError::EngineUnavailable => Self::EngineUnavailable(ClientError::Lost),
             StoredError::SetupFailed { step, target, reason } => Self::SetupFailed { step, target, reason },
             StoredError::AtCapacity { what } => Self::AtCapacity { what, retry_after: None },

@@ -48,15 +48,17 @@ fn a_private_root_holds_what_the_level_names() {
     let engine = Engine::start_with(MINIMAL_TOO, &[]);
     let mut front = engine.connect();
     for level in [LevelWire::Standard, LevelWire::Strict] {
-        let ran = front.run(level, "ls /; echo --; ls -A /dev /run /tmp /workspace /dev/shm; echo --; ls /etc; pwd");
+        let ran =
+            front.run(level, "ls /; echo --; ls -A /dev /program /run /tmp /workspace /dev/shm; echo --; ls /etc; pwd");
         let parts: Vec<&str> = ran.stdout.split("--\n").collect();
         let top: Vec<&str> = parts[0].lines().collect();
         for name in &top {
-            let known = ["bin", "sbin", "dev", "etc", "proc", "run", "tmp", "usr", "workspace"].contains(name);
+            let known =
+                ["bin", "sbin", "dev", "etc", "proc", "program", "run", "tmp", "usr", "workspace"].contains(name);
             assert!(known || name.starts_with("lib"), "{level:?}: /{name}");
         }
         let dev = "/dev:\nfd\nfull\nnull\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n";
-        assert_eq!(parts[1], format!("{dev}\n/dev/shm:\n\n/run:\n\n/tmp:\n\n/workspace:\n"), "{level:?}");
+        assert_eq!(parts[1], format!("{dev}\n/dev/shm:\n\n/program:\n\n/run:\n\n/tmp:\n\n/workspace:\n"), "{level:?}");
         for private in ["shadow", "gshadow", "sudoers", "ssh", "machine-id", "fstab", "sandkeep", "crontab"] {
             assert!(!parts[2].lines().any(|l| l == private), "{level:?}: /etc/{private}");
         }

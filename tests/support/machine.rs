@@ -83,6 +83,7 @@ fn has(name: &str) -> bool {
         "socket-watch" => socket_watch(),
         "memfd-noexec" => Path::new("/proc/sys/vm/memfd_noexec").exists(),
         "schema-suite" => schema_suite().join("tests/draft2020-12").is_dir(),
+        "searxng" => searxng().join(".pins").exists(),
         "fault-injection" => cfg!(feature = "fault-injection"),
         program => ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|d| Path::new(d).join(program).exists()),
     }
@@ -91,6 +92,11 @@ fn has(name: &str) -> bool {
 /// Where `scripts/fetch-schema-suite` leaves the JSON-Schema-Test-Suite.
 pub fn schema_suite() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/json-schema-suite")
+}
+
+/// Where `scripts/fetch-searxng` leaves a Python with a real SearXNG.
+pub fn searxng() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/searxng-venv")
 }
 
 fn number_of(name: &str) -> Option<u32> {

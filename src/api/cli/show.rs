@@ -59,9 +59,10 @@ pub(super) fn capabilities(reply: &Value) -> String {
     };
     let levels = reply["levels"].as_array().into_iter().flatten().map(level).collect();
     format!(
-        "kernel {}, Landlock ABI {}\n\n{}\n{}",
+        "kernel {}, Landlock ABI {}\nsearch engines: {}\n\n{}\n{}",
         text(&reply["host"]["kernel"]),
         text(&reply["host"]["landlock_abi"]),
+        sentence(&reply["search_engines"]),
         table(&["LEVEL", "AVAILABLE", "WHY NOT", "DEGRADED"], levels),
         table(&["RUNTIME", "PROGRAM"], rows(&reply["runtimes"], &["name", "program"])),
     )

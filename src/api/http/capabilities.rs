@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::router;
 use crate::api::findings::{self, CheckBody, HostBody};
 use crate::checks::{self, Rule};
-use crate::config::{Ceilings, Config, Role};
+use crate::config::{Ceilings, Config, EngineName, Role};
 use crate::policy::table::table;
 use crate::spec::{Level, LimitField};
 use crate::tools::principal::Principal;
@@ -35,6 +35,8 @@ pub(super) struct Body {
     tools: Vec<String>,
     /// What callers' code is refused for before it runs.
     rules: Vec<RuleBody>,
+    /// The names of the engines that `web_search` can ask.
+    search_engines: Vec<&'static str>,
     /// Everything that was tried on this host, as `sandkeep doctor` tells it.
     checks: Vec<CheckBody>,
 }
@@ -118,6 +120,7 @@ pub(super) async fn capabilities(
         runtimes: facts.runtimes.iter().map(runtime).collect(),
         tools: table.newest().map(|tool| tool.about().name.clone()).collect(),
         rules: checks::rules().iter().map(|r| rule(r, &config)).collect(),
+        search_engines: config.search.ready().into_iter().map(EngineName::name).collect(),
         checks: findings::checks(&facts),
     };
     // Strings, booleans and numbers only: this can not fail.

@@ -36,6 +36,7 @@ pub(super) const ALL: &[Code] = &[
     code(422, "invalid_parameters", "the tool's own schema refused; every violation is listed"),
     code(422, "missing_toolchain", "a program that the tool needs is not on this host"),
     code(422, "level_unsuitable", "the tool needs what its level forbids"),
+    code(422, "not_configured", "the operator has not set up what the tool needs; the hint names the setting"),
     code(429, "rate_limited", "this principal's or peer's own limit"),
     code(500, "internal", "a bug: the log has the chain under request_id"),
     code(503, "level_unavailable", "the host can not give this level; the detail names what is missing"),

@@ -1,5 +1,6 @@
 //! Errors as the contract tells them (RFC 9457), and the one place where they become HTTP.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     errors: Vec<Violation>,
-    hint: Option<&'static str>,
+    hint: Option<Cow<'static, str>>,
     blocked: Option<Box<Blocked>>,
     retry_after: Option<Duration>,
 }
@@ -157,7 +158,7 @@ impl Problem {
             code: self.code,
             detail: &self.detail,
             request_id: request.as_str(),
-            hint: self.hint.or(blocked.map(|blocked| blocked.hint.as_str())),
+            hint: self.hint.as_deref().or(blocked.map(|blocked| blocked.hint.as_str())),
             rule: blocked.map(|blocked| blocked.rule.as_str()),
             line: blocked.map(|blocked| blocked.line),
             column: blocked.map(|blocked| blocked.column),
@@ -210,7 +211,7 @@ impl From<&CallError> for Problem {
         let status = match error {
             E::Request(_) | E::WorkspaceTooLarge { .. } => StatusCode::BAD_REQUEST,
             E::UnknownTool(_) | E::UnknownWorkspace => StatusCode::NOT_FOUND,
-            E::Parameters(_) | E::MissingToolchain { .. } | E::LevelUnsuitable { .. } => {
+            E::Parameters(_) | E::MissingToolchain { .. } | E::LevelUnsuitable { .. } | E::NotConfigured { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             E::Forbidden(_) | E::Blocked(_) => StatusCode::FORBIDDEN,
@@ -244,10 +245,15 @@ impl From<&CallError> for Problem {
             }
             E::LevelUnavailable { .. } => {
                 let mut problem = Self::new(status, "level_unavailable", detail);
-                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it");
+                problem.hint = Some("the operator's `sandkeep doctor` tells what mends it".into());
                 problem
             }
             E::LevelUnsuitable { .. } => Self::new(status, "level_unsuitable", detail),
+            E::NotConfigured { hint, .. } => {
+                let mut problem = Self::new(status, "not_configured", detail);
+                problem.hint = Some(hint.clone().into());
+                problem
+            }
             E::EngineUnavailable(source) => engine_unavailable(source),
             E::SetupFailed { .. } => Self::new(status, "setup_failed", detail).retry_after(Some(SOON)),
             E::AtCapacity { retry_after, .. } => Self::new(status, "at_capacity", detail).retry_after(*retry_after),
@@ -322,7 +328,7 @@ impl From<Denied> for Problem {
         match denied {
             Denied::Unauthenticated(hint) => {
                 let mut problem = Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "no usable credential");
-                problem.hint = Some(hint);
+                problem.hint = Some(hint.into());
                 problem
             }
             Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, "forbidden", why),

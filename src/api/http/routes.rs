@@ -400,6 +400,7 @@ fn execute_operation() -> Operation {
             "invalid_parameters",
             "missing_toolchain",
             "level_unsuitable",
+            "not_configured",
             "level_unavailable",
             "engine_unavailable",
             "setup_failed",

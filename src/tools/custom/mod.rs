@@ -85,7 +85,7 @@ impl AnyTool for Custom {
             )]);
         }
         let Manifest { runtime, code, timeout_ms, limits, .. } = &self.manifest;
-        Ok(Work::Command(Job {
+        Ok(Work::Command(Box::new(Job {
             runtime: *runtime,
             code: code.clone().into_bytes(),
             env: Vec::new(),
@@ -96,7 +96,7 @@ impl AnyTool for Custom {
             timeout_ms: None,
             // The tool's own time is a limit as the others are.
             limits: LimitRequest { wall_ms: limits.wall_ms.into_iter().chain(*timeout_ms).min(), ..*limits },
-        }))
+        })))
     }
 
     /// What it printed is the result, as JSON where it is that and as text where it is not; what it said last on standard

@@ -125,8 +125,9 @@ fn utf16(bytes: &[u8]) -> Option<&'static Encoding> {
         (n, 0) if n * 4 >= pairs => UTF_16BE,
         _ => return None,
     };
-    let (_, malformed) = encoding.decode_without_bom_handling(&bytes[..pairs * 2]);
-    (!malformed).then_some(encoding)
+    let (text, malformed) = encoding.decode_without_bom_handling(&bytes[..pairs * 2]);
+    let is_text = !text.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c'));
+    (!malformed && is_text).then_some(encoding)
 }
 
 /// `content` in what was asked for; `Err`: why not.

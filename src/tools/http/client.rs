@@ -43,6 +43,19 @@ impl Failure {
         Self { code, message: message.into(), rule: None }
     }
 
+    pub(in crate::tools) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(in crate::tools) fn rule(&self) -> Option<&str> {
+        self.rule.as_deref()
+    }
+
+    /// For whoever sent the request; it may name the place's address.
+    pub(in crate::tools) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn url(message: &'static str) -> Self {
         Self::new("bad_url", format!("the URL {message}"))
     }
@@ -75,7 +88,7 @@ impl From<Failure> for ToolError {
 }
 
 #[derive(Debug)]
-pub(super) struct Response {
+pub(in crate::tools) struct Response {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -91,8 +104,18 @@ impl Response {
     }
 }
 
+/// Who says that a place is to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::tools) enum NamedBy {
+    /// Or a server, by a redirect.
+    Caller,
+    /// In the settings.
+    Operator,
+}
+
 /// What is asked.
-pub(super) struct Asked {
+#[derive(Clone)]
+pub(in crate::tools) struct Asked {
     pub method: Method,
     pub headers: HeaderMap,
     pub body: Option<Vec<u8>>,
@@ -102,16 +125,21 @@ pub(super) struct Asked {
 
 /// Asks `url` for what `asked` says, once that is decided to be a place that may be reached. Dropping the future closes the
 /// connection.
-pub(super) async fn ask(terms: &FrontTerms, url: &Url, asked: Asked) -> Result<Response, Failure> {
+pub(super) async fn ask(terms: &FrontTerms, url: &Url, by: NamedBy, asked: Asked) -> Result<Response, Failure> {
+    let most = terms.network_requests_max.map_or(u64::MAX, u64::from);
     let made = terms.network_requests.load(Ordering::Relaxed);
-    if terms.network_requests_max.is_some_and(|most| made >= u64::from(most)) {
+    if made >= most {
         return Err(Failure::requests_used_up(made));
     }
-    let places = places(terms, url).await.inspect_err(|failure| {
+    let places = places(terms, url, by).await.inspect_err(|failure| {
         tracing::info!(host = %capped(&url.host, 100), port = url.port, rule = failure.rule, "request refused");
     })?;
-    // From here on something of it may be seen outside.
-    terms.network_requests.fetch_add(1, Ordering::Relaxed);
+    // From here on something of it may be seen outside. Others of the same call may have been as far.
+    let one_more = |made| (made < most).then_some(made + 1);
+    terms
+        .network_requests
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+        .map_err(Failure::requests_used_up)?;
     let stream = connect(&places).await?;
     tracing::debug!(host = %capped(&url.host, 100), port = url.port, "request");
     if url.https {
@@ -123,15 +151,19 @@ pub(super) async fn ask(terms: &FrontTerms, url: &Url, asked: Asked) -> Result<R
 }
 
 /// What `url` may be had from. One address that may not be reached refuses the whole name: it is not for the public.
-async fn places(terms: &FrontTerms, url: &Url) -> Result<Vec<SocketAddr>, Failure> {
+async fn places(terms: &FrontTerms, url: &Url, by: NamedBy) -> Result<Vec<SocketAddr>, Failure> {
     let egress = &terms.config.egress;
     let addresses: Vec<IpAddr> = match url.address() {
         Some(address) => {
-            egress.literal(address, url.port)?;
+            if by == NamedBy::Caller {
+                egress.literal(address, url.port)?;
+            }
             vec![address]
         }
         None => {
-            egress.name(&url.host)?;
+            if by == NamedBy::Caller || !egress.enabled {
+                egress.name(&url.host)?;
+            }
             looked_up(terms, url).await?
         }
     };
@@ -139,7 +171,10 @@ async fn places(terms: &FrontTerms, url: &Url) -> Result<Vec<SocketAddr>, Failur
         return Err(Failure::new("resolve_failed", format!("{} has no address", url.host)));
     }
     for address in &addresses {
-        egress.address(*address, url.port)?;
+        match by {
+            NamedBy::Caller => egress.address(*address, url.port),
+            NamedBy::Operator => egress.configured(*address, url.port),
+        }?;
     }
     Ok(addresses.into_iter().take(ADDRESSES_MAX).map(|address| SocketAddr::new(address, url.port)).collect())
 }

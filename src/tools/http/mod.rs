@@ -1,20 +1,22 @@
 //! `http_request`: one request to the network, made by the front under the operator's rules of egress.
 
-mod client;
-mod url;
+pub(super) mod client;
+pub(super) mod journey;
+pub(super) mod url;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
+use hyper::Method;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use self::client::{Failure, Response};
+use self::client::{Asked, Failure, NamedBy, Response};
+use self::journey::Journey;
 use self::url::Url;
 use super::call::{CallError, weight};
 use super::definition::{About, FrontTerms, FrontTool, Hints, Shaped};
@@ -30,8 +32,6 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 const BODY_BYTES: u64 = 1024 * 1024;
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// As browsers' 20, for programs that have no patience.
-const REDIRECTS_MAX: usize = 10;
 /// Buffers of one, TLS with them.
 const CONNECTION_BYTES: usize = 256 * 1024;
 
@@ -48,8 +48,6 @@ const OWN_HEADERS: [&str; 10] = [
     "proxy-connection",
     "expect",
 ];
-/// What is said to one server and no other.
-const PRIVATE_HEADERS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
 pub(super) struct HttpRequest;
 
@@ -162,6 +160,23 @@ impl Input {
         }
         (map, found)
     }
+
+    /// Where to begin, and what to ask there.
+    fn asked(&self) -> Result<(Url, Asked), Failure> {
+        // Checked before.
+        let url = Url::parse(&self.url).map_err(Failure::url)?;
+        let (mut headers, _) = self.header_map();
+        let body = match (&self.body, &self.json) {
+            (Some(text), _) => Some(text.clone().into_bytes()),
+            (None, Some(value)) => {
+                headers.entry("content-type").or_insert(HeaderValue::from_static("application/json"));
+                Some(value.to_string().into_bytes())
+            }
+            (None, None) => None,
+        };
+        let most = self.max_bytes.unwrap_or(BODY_BYTES) as usize;
+        Ok((url, Asked { method: self.method.method(), headers, body, most }))
+    }
 }
 
 impl FrontTool for HttpRequest {
@@ -215,8 +230,14 @@ impl FrontTool for HttpRequest {
 
     async fn run(self: Arc<Self>, input: Arc<Input>, terms: FrontTerms) -> Result<Shaped<Output>, CallError> {
         let began = Instant::now();
-        let mut journey = Journey { redirects: Vec::new(), at: input.url.clone() };
-        let came = journey.go(&input, &terms).await;
+        let mut journey = Journey::new(&input.url);
+        let came = match input.asked() {
+            Ok((url, asked)) => {
+                let follow = input.follow_redirects.unwrap_or(true);
+                journey.go(&terms, url, NamedBy::Caller, asked, follow).await
+            }
+            Err(failure) => Err(failure),
+        };
         let elapsed_ms = began.elapsed().as_micros() as f64 / 1000.0;
         let Journey { redirects, at } = journey;
         let mut result = Output { url: at, redirects, elapsed_ms, ..Output::default() };
@@ -226,57 +247,6 @@ impl FrontTool for HttpRequest {
         };
         result.success = error.is_none();
         Ok(Shaped { result, error })
-    }
-}
-
-/// From the first request to the last.
-struct Journey {
-    redirects: Vec<String>,
-    at: String,
-}
-
-impl Journey {
-    async fn go(&mut self, input: &Input, terms: &FrontTerms) -> Result<Response, Failure> {
-        // Checked before.
-        let mut url = Url::parse(&input.url).map_err(Failure::url)?;
-        let (mut headers, _) = input.header_map();
-        let mut method = input.method.method();
-        let mut body = match (&input.body, &input.json) {
-            (Some(text), _) => Some(text.clone().into_bytes()),
-            (None, Some(value)) => {
-                headers.entry("content-type").or_insert(HeaderValue::from_static("application/json"));
-                Some(value.to_string().into_bytes())
-            }
-            (None, None) => None,
-        };
-        let most = input.max_bytes.unwrap_or(BODY_BYTES) as usize;
-        loop {
-            self.at = url.to_string();
-            let request = client::Asked { method: method.clone(), headers: headers.clone(), body: body.clone(), most };
-            let response = client::ask(terms, &url, request).await?;
-            let Some(target) = response.target().filter(|_| input.follow_redirects.unwrap_or(true)) else {
-                return Ok(response);
-            };
-            if self.redirects.len() == REDIRECTS_MAX {
-                return Err(Failure::too_many_redirects(REDIRECTS_MAX));
-            }
-            let next = url.join(&target).map_err(Failure::redirect)?;
-            if !next.is_same_place(&url) {
-                PRIVATE_HEADERS.iter().for_each(|name| drop(headers.remove(*name)));
-            }
-            // RFC 9110, 15.4: 303 is always asked for with GET, 301 and 302 are where they answer a POST.
-            let becomes_get = match response.status {
-                StatusCode::SEE_OTHER => method != Method::HEAD,
-                StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => method == Method::POST,
-                _ => false,
-            };
-            if becomes_get {
-                method = Method::GET;
-                body = None;
-                headers.remove("content-type");
-            }
-            self.redirects.push(std::mem::replace(&mut url, next).to_string());
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use fluent_uri::{Uri, UriRef};
 
 /// An absolute http or https URL without user and fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Url {
+pub(in crate::tools) struct Url {
     uri: Uri<String>,
     pub https: bool,
     /// A name or the text of an address, without brackets.
@@ -18,7 +18,7 @@ pub(super) struct Url {
 
 impl Url {
     /// `Err` says what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(in crate::tools) fn parse(text: &str) -> Result<Self, &'static str> {
         if !text.is_ascii() {
             return Err("holds characters that are not ASCII: write names in Punycode and the rest in percent signs");
         }
@@ -72,7 +72,7 @@ impl Url {
     }
 
     /// What a request says after its method.
-    pub(super) fn path_and_query(&self) -> String {
+    pub(in crate::tools) fn path_and_query(&self) -> String {
         let path = match self.uri.path().as_str() {
             "" => "/",
             path => path,
