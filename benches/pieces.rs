@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use sandkeep::checks::{Language, Script, load, screen};
 use sandkeep::config::Config;
 use sandkeep::policy::plan::{Ask, Rules, TopLevel, plan};
 use sandkeep::policy::{BOX_ID_DEFAULT, table::resolve_limits};
@@ -46,6 +47,27 @@ fn validate(c: &mut Criterion) {
     c.bench_function("validate/refused", |b| {
         b.iter(|| assert_eq!(tool.schema().violations(black_box(&wrong)).len(), 2));
     });
+}
+
+/// What reading a caller's code costs before it runs: ten ordinary lines of each language.
+fn checked(c: &mut Criterion) {
+    const BASH: &str = "set -euo pipefail\ncd /workspace\nmkdir -p build out\nfor f in src/*.c; do\n  name=$(basename \"$f\" .c)\n  \
+                        gcc -O2 -c \"$f\" -o \"build/$name.o\"\ndone\ngcc build/*.o -o out/app\n\
+                        rm -rf build\nls -l out | awk '{ print $5, $9 }' | sort -n | tail -3\n";
+    const PYTHON: &str = "import json, statistics\nfrom collections import Counter\nrows = [{'a': n, 'b': n % 3} for n in range(100)]\n\
+                          counts = Counter(row['b'] for row in rows)\nmean = statistics.mean(row['a'] for row in rows)\n\
+                          for key, value in sorted(counts.items()):\n    print(f'{key}: {value:>4}')\n\
+                          text = json.dumps({'mean': mean, 'counts': dict(counts)}, indent=2)\n\
+                          result = [line.strip() for line in text.splitlines() if ':' in line]\nprint(result)\n";
+    let settings = Config::default().checks;
+    for (name, language, code) in [("bash", Language::Bash, BASH), ("python", Language::Python, PYTHON)] {
+        assert_eq!(code.lines().count(), 10);
+        let script = Script { language, code, stdin: "", env: &[], cwd: "/workspace" };
+        c.bench_function(&format!("checks/{name}_ten_lines"), |b| {
+            b.iter(|| assert!(screen(black_box(&script), Level::Standard, &settings).is_ok()));
+        });
+    }
+    c.bench_function("checks/load", |b| b.iter(|| assert!(load().is_ok())));
 }
 
 fn registry(c: &mut Criterion) {
@@ -204,6 +226,6 @@ fn wire(c: &mut Criterion) {
 criterion_group! {
     name = pieces;
     config = Criterion::default().without_plots();
-    targets = validate, registry, plans, wire
+    targets = validate, checked, registry, plans, wire
 }
 criterion_main!(pieces);

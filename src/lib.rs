@@ -8,6 +8,7 @@
 pub mod api;
 pub mod arguments;
 pub mod backend;
+pub mod checks;
 pub mod config;
 pub mod engine;
 pub mod host;

@@ -50,6 +50,7 @@ struct Taken {
 /// Runs `code` in a sandbox that waits; `None` where there was none.
 fn try_run(front: &mut Front, take: Take, code: &str) -> Option<Taken> {
     let id: sandkeep::spec::SandboxId = take.id.parse().unwrap();
+    let runtime = take.runtime.clone();
     let seq = front.send(Verb::Take(take), &[]);
     let (created, landlock, mut fds) = match front.reply_to(seq) {
         (Reply::Taken { created, landlock }, fds) => (*created, landlock, fds),
@@ -60,7 +61,11 @@ fn try_run(front: &mut Front, take: Take, code: &str) -> Option<Taken> {
     let (stderr, stdout) = (read_all(fds.pop().unwrap()), read_all(fds.pop().unwrap()));
     drop(fds);
     let mut rest = rest.into_iter();
-    Gate { line: rest.next().unwrap(), code: rest.next().unwrap() }.open(code.as_bytes()).unwrap();
+    let code = match runtime.as_str() {
+        "python" => runtimes::python::code(code.as_bytes(), &runtimes::python::Restrictions::default()),
+        _ => code.as_bytes().to_vec(),
+    };
+    Gate { line: rest.next().unwrap(), code: rest.next().unwrap() }.open(&code).unwrap();
     let result = rest.next();
     let end = front.wait_exited(&id);
     front.wait_reaped(&id);

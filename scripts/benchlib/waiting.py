@@ -26,9 +26,9 @@ def room(binaries):
 # Where there is a pool it may hold this many and their memory.
 POOL = "[pool]\nwaiting_max = %d\nmemory_mb = %d\n"
 
-# One process that is up and waits, as the interpreter of a pool does: it stops itself and is never continued.
+# One process that is up and waits, as the interpreter of a pool does: it is not to go on by itself.
 HELD = {"bash": workloads.bash("held", "held bash", "kill -STOP $$", ""),
-        "python": workloads.python("held", "held python", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")}
+        "python": workloads.python("held", "held python", "import time; time.sleep(600)")}
 # The longest that a call may take: they are let go long before.
 HELD_SECONDS = 300
 SETTLE_SECONDS = 90

@@ -89,6 +89,7 @@ fn front(config: Config, mut source: Source, arguments: &Daemon) -> Result<(), B
     }
     // Only now: what lies in there is the front's, and root must not follow a link of its making.
     state.open()?;
+    sandkeep::checks::load()?;
     let tools = Directories { operators, own: Some(state.directory("tools")?) };
     let executions = Some(state.directory("executions")?);
     let Listeners { unix, tcp } = listeners;

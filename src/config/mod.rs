@@ -31,6 +31,7 @@ pub struct Config {
     pub ceilings: Ceilings,
     pub capacity: Capacity,
     pub pool: Pool,
+    pub checks: Checks,
     pub workspaces: Workspaces,
     pub host: Host,
     /// What calls may reach on the network.
@@ -112,6 +113,37 @@ pub struct Capacity {
     /// Of sandboxes and memory, what one principal may hold; its first sandbox may be larger.
     pub principal_percent: u32,
 }
+
+/// What callers' code is looked at for before it runs: the rules of `crate::checks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checks {
+    /// Whether scripts of bash are looked at.
+    pub bash: bool,
+    /// Whether sources of the tool `python` are.
+    pub python: bool,
+    /// Modules that they may import beside those of the rule.
+    pub python_modules: Vec<String>,
+    /// Rules that are not asked, by their names.
+    pub off: Vec<String>,
+}
+
+/// Every rule there is. Here, because the engine reads the settings too and knows nothing else of checks.
+pub const RULES: [&str; 14] = [
+    "bash/fork-bomb",
+    "bash/fetched-code",
+    "bash/rm-outside-workspace",
+    "bash/eval",
+    "bash/sudo",
+    "bash/mkfs",
+    "bash/device-write",
+    "bash/netcat",
+    "bash/network-device",
+    "bash/fetch-without-egress",
+    "python/lines",
+    "python/modules",
+    "python/builtins",
+    "python/attributes",
+];
 
 /// Sandboxes that are built before there is a call for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,6 +27,7 @@ pub(super) struct Raw {
     ceilings: RawCeilings,
     capacity: RawCapacity,
     pool: RawPool,
+    checks: RawChecks,
     workspaces: RawWorkspaces,
     leases: RawLeases,
     users: RawUsers,
@@ -133,6 +134,21 @@ struct RawPool {
 impl Default for RawPool {
     fn default() -> Self {
         Self { enabled: true, waiting_max: 64, memory_mb: 512 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawChecks {
+    bash: bool,
+    python: bool,
+    python_modules: Vec<String>,
+    off: Vec<String>,
+}
+
+impl Default for RawChecks {
+    fn default() -> Self {
+        Self { bash: true, python: true, python_modules: Vec::new(), off: Vec::new() }
     }
 }
 
@@ -289,6 +305,7 @@ impl Raw {
             ceilings: self.ceilings.validate()?,
             capacity: self.capacity.validate()?,
             pool: self.pool.validate()?,
+            checks: self.checks.validate()?,
             workspaces: self.workspaces.validate()?,
             host: Host {
                 lease_first_uid: self.leases.first_uid()?,
@@ -375,6 +392,37 @@ impl RawPool {
             waiting_max: within("pool.waiting_max", self.waiting_max.into(), 1, 1 << 14)? as u32,
             memory_bytes: within("pool.memory_mb", self.memory_mb, 16, 1 << 22)? * MIB,
         })
+    }
+}
+
+impl RawChecks {
+    fn validate(self) -> Result<Checks, ConfigError> {
+        match self.off.iter().find(|rule| !RULES.contains(&rule.as_str())) {
+            Some(rule) => Err(bad("checks.off", format!("{rule:?} is none of {}", RULES.join(", ")))),
+            None => Ok(Checks {
+                bash: self.bash,
+                python: self.python,
+                python_modules: modules(self.python_modules)?,
+                off: self.off,
+            }),
+        }
+    }
+}
+
+/// Top-level names: what a module holds comes with it.
+fn modules(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    const MODULES_MAX: usize = 256;
+    const NAME_BYTES_MAX: usize = 64;
+    let is_name = |name: &String| {
+        let first = name.bytes().next().is_some_and(|b| b == b'_' || b.is_ascii_alphabetic());
+        first && name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric())
+    };
+    if names.len() > MODULES_MAX {
+        return Err(bad("checks.python_modules", format!("{} are more than {MODULES_MAX}", names.len())));
+    }
+    match names.iter().find(|name| !is_name(name)) {
+        Some(name) => Err(bad("checks.python_modules", format!("{name:?} is no name of a top-level module"))),
+        None => Ok(names),
     }
 }
 

@@ -148,6 +148,7 @@ impl Config {
             levels: next.levels,
             ceilings: next.ceilings,
             pool: next.pool,
+            checks: next.checks,
             workspaces: next.workspaces,
             egress: next.egress,
             search,
@@ -172,7 +173,7 @@ mod tests {
             "allow_degraded = true\nstate_dir = '/x'\n[levels]\nminimal = true\n[ceilings]\nmax_memory_mb = 100\n\
              [listen]\ntcp_anonymous = 'loopback'\nsocket = '/x/s'\n[http]\nqueue_max = 7\n[capacity]\nsandboxes = 3\n\
              [leases]\ncount = 100\n[users]\nfront = 'x'\n[runtimes]\ndirectories = ['/opt/x']\n\
-             [egress]\nports = [8080]\n[workspaces]\nsize_mb = 9\n[search.searxng]\nurl = 'http://a'\n\
+             [egress]\nports = [8080]\n[checks]\npython = false\npython_modules = ['os']\n[workspaces]\nsize_mb = 9\n[search.searxng]\nurl = 'http://a'\n\
              [[principals]]\nname = 'a'\nuids = [1]\n",
         );
         let (config, differs) = old.adopt(next.clone());
@@ -180,6 +181,7 @@ mod tests {
         assert!(config.allow_degraded && config.levels.minimal);
         assert_eq!(config.workspaces, next.workspaces);
         assert_eq!((config.ceilings, config.egress, config.principals), (next.ceilings, next.egress, next.principals));
+        assert!(!config.checks.python && config.checks.python_modules == ["os"]);
         assert_eq!(config.search.ready(), [EngineName::Searxng]);
         assert_eq!(config.listen.tcp_anonymous, TcpAnonymous::Loopback);
         assert_eq!(config.host.runtime_directories, next.host.runtime_directories);

@@ -1,5 +1,5 @@
-# Waits for a line at descriptor 3, runs the caller's code (all of descriptor 4) as a fresh __main__ and writes one JSON
-# document to descriptor 5:
+# Waits for a line at descriptor 3, runs the caller's code (descriptor 4 behind its first line, which says what is refused) as
+# a fresh __main__ and writes one JSON document to descriptor 5:
 # {"variables": {...}, "truncated": bool, "error": null | {"name", "value", "traceback"}}.
 # Every name here lives in one function, so that the code finds nothing of it in its own module. Few imports: each one
 # is start-up time. `re`, and so json, traceback and linecache, are loaded only where they are needed.
@@ -17,6 +17,9 @@ def run():
         os._exit(70)
     os.close(3)
     with open(4, encoding="utf-8", newline="") as f:
+        # Of modules, builtins and attributes: the rule's name and the names, or nothing where all are allowed.
+        rules = [field.split(" ") if field else None for field in f.readline()[:-1].split("\t")]
+        modules, builtins, attributes = (rules + [None] * 3)[:3]
         source = f.read()
     os.set_inheritable(5, False)
     main_pid = os.getpid()
@@ -31,15 +34,98 @@ def run():
             return source
 
     Module = type(sys)
+
+    def restricted():
+        # The builtins that only the caller's code has. Modules have their own: what they import is their business.
+        real = __builtins__.__dict__ if isinstance(__builtins__, Module) else __builtins__
+        found = dict(real)
+        if builtins:
+            for name in builtins[1:]:
+                if name not in ("__import__", "__build_class__"):
+                    found.pop(name, None)
+        load, get, change, remove = real["__import__"], getattr, setattr, delattr
+        allowed = set(modules[1:]) if modules else None
+
+        def foreign(v):
+            # getattr: the class of a module may have been changed, and its name removed.
+            return allowed is not None and isinstance(v, Module) and str(get(v, "__name__", "")).partition(".")[0] not in allowed
+
+        def refused(name):
+            return ImportError(f"{name} is not among the modules that may be imported ({modules[0]})", name=name)
+
+        def importing(name, globals=None, locals=None, fromlist=(), level=0):
+            # C code imports through the builtins of whoever called it (time.strptime does), always with an empty list.
+            if type(fromlist) is list and not fromlist:
+                return load(name, globals, locals, fromlist, level)
+            if allowed is not None and (level or str(name).partition(".")[0] not in allowed):
+                raise refused(name)
+            module = load(name, globals, locals, fromlist, level)
+            if allowed is None or not fromlist:
+                return module
+            if "*" in fromlist and not hasattr(module, "__all__"):
+                # Without the modules that it has imported for itself.
+                copy = Module(module.__name__)
+                copy.__dict__.update((k, v) for k, v in module.__dict__.items() if k[:1] != "_" and not foreign(v))
+                return copy
+            for one in fromlist:
+                if one != "*" and foreign(get(module, one, None)):
+                    raise refused(f"{name}.{one}")
+            return module
+
+        def check(name):
+            if attributes and name in attributes[1:]:
+                raise AttributeError(f"{name!r} may not be used ({attributes[0]})")
+
+        def getting(*arguments):
+            if len(arguments) > 1:
+                check(arguments[1])
+            v = get(*arguments)
+            if len(arguments) > 1 and foreign(v) and isinstance(arguments[0], Module):
+                raise AttributeError(f"{arguments[1]!r} is not among the modules that may be reached ({modules[0]})")
+            return v
+
+        def setting(*arguments):
+            if len(arguments) > 1:
+                check(arguments[1])
+            change(*arguments)
+
+        def deleting(*arguments):
+            if len(arguments) > 1:
+                check(arguments[1])
+            remove(*arguments)
+
+        for name, function in (("__import__", importing), ("getattr", getting), ("setattr", setting), ("delattr", deleting)):
+            function.__name__ = function.__qualname__ = name
+            found[name] = function
+            own.append(function.__code__)
+        own.append(check.__code__)
+        return found
+
     main = Module("__main__")
     main.__loader__ = Loader()
-    main.__builtins__ = __builtins__
     sys.modules["__main__"] = main
     sys.argv[:] = [""]
     sys.path.insert(0, "")
 
     class Full(Exception):
         pass
+
+    def hidden(code):
+        # Names that the code reads or writes as attributes: as the compiler has them, whatever any reader made of the source.
+        blocked, todo = set(attributes[1:]), [code]
+        while todo:
+            one = todo.pop()
+            if not blocked.isdisjoint(one.co_names):
+                # Seldom: a method may be named so.
+                import dis
+                for step in dis.get_instructions(one):
+                    is_attribute = "ATTR" in step.opname or "METHOD" in step.opname or step.opname == "IMPORT_FROM"
+                    if is_attribute and step.argval in blocked:
+                        raise AttributeError(f"{step.argval!r} may not be used ({attributes[0]})")
+            todo += [c for c in one.co_consts if type(c) is type(code)]
+
+    own = [hidden.__code__]
+    main.__builtins__ = restricted() if modules or builtins or attributes else __builtins__
 
     def text(s):
         # A lone surrogate has no JSON form.
@@ -153,8 +239,15 @@ def run():
         import linecache, traceback
         linecache.cache[FILE] = (len(source), None, [line + "\n" for line in source.split("\n")], FILE)
         tb = e.__traceback__
-        # The first frame is the driver's own.
-        e = e.with_traceback(tb.tb_next if tb else None)
+        # The first frame is the driver's own, and so are those of what stands in for a builtin.
+        tb = tb.tb_next if tb else None
+        while tb is not None and tb.tb_frame.f_code in own:
+            tb = tb.tb_next
+        e = e.with_traceback(tb)
+        while tb is not None:
+            while tb.tb_next is not None and tb.tb_next.tb_frame.f_code in own:
+                tb.tb_next = tb.tb_next.tb_next
+            tb = tb.tb_next
         try:
             trace = "".join(traceback.format_exception(type(e), e, e.__traceback__))
         except BaseException:
@@ -172,7 +265,10 @@ def run():
 
     status, error, trace = 0, "null", None
     try:
-        exec(compile(source, FILE, "exec", dont_inherit=True), main.__dict__)
+        code = compile(source, FILE, "exec", dont_inherit=True)
+        if attributes:
+            hidden(code)
+        exec(code, main.__dict__)
     except SystemExit as e:
         trace, error = trouble(e)
         if e.code is None:

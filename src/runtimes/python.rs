@@ -22,6 +22,32 @@ pub(super) fn argv() -> Vec<String> {
     argv
 }
 
+/// What the interpreter refuses while it runs: of each kind the rule's name and the names, the only ones of modules.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Restrictions<'a> {
+    pub modules: Option<(&'a str, &'a [String])>,
+    pub builtins: Option<(&'a str, &'a [String])>,
+    pub attributes: Option<(&'a str, &'a [String])>,
+}
+
+/// `source` as the driver reads it. Names hold neither blanks nor ends of lines: rule files and settings see to that.
+pub fn code(source: &[u8], restrictions: &Restrictions<'_>) -> Vec<u8> {
+    let field = |one: Option<(&str, &[String])>| {
+        one.map_or_else(String::new, |(rule, names)| {
+            let mut all = rule.to_owned();
+            for name in names {
+                all.push(' ');
+                all.push_str(name);
+            }
+            all
+        })
+    };
+    let Restrictions { modules, builtins, attributes } = *restrictions;
+    let mut code = format!("{}\t{}\t{}\n", field(modules), field(builtins), field(attributes)).into_bytes();
+    code.extend_from_slice(source);
+    code
+}
+
 /// What the code left behind.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Left {
@@ -107,7 +133,12 @@ mod tests {
 
     /// Runs `source` natively, with a small shell in front that puts the descriptors where a sandbox would.
     fn run(source: &str) -> Ran {
-        let mut invocation = super::super::Runtime::Python.invocation(source.as_bytes()).unwrap();
+        restrained(source, &Restrictions::default())
+    }
+
+    fn restrained(source: &str, restrictions: &Restrictions<'_>) -> Ran {
+        let code = code(source.as_bytes(), restrictions);
+        let mut invocation = super::super::Runtime::Python.invocation(&code).unwrap();
         let at = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("bash")
             .args([
@@ -265,6 +296,83 @@ w = {"inner": {3}}
         assert_eq!((gone.code, gone.left, gone.stdout.as_str()), (Some(5), None, "a\n"));
     }
 
+    /// The caller's code, and nothing that it calls for, is held to the lists.
+    #[test]
+    fn restrictions_hold_while_the_code_runs() {
+        let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let modules = names(&[
+            "math",
+            "json",
+            "datetime",
+            "time",
+            "re",
+            "collections",
+            "dataclasses",
+            "typing",
+            "uuid",
+            "random",
+            "copy",
+        ]);
+        let builtins = names(&["eval", "exec", "__import__"]);
+        let attributes = names(&["__class__", "__globals__", "__reduce__"]);
+        let restrictions = Restrictions {
+            modules: Some(("python/modules", &modules)),
+            builtins: Some(("python/builtins", &builtins)),
+            attributes: Some(("python/attributes", &attributes)),
+        };
+        let run = |source: &str| restrained(source, &restrictions);
+        for source in [
+            "import math\nresult = math.sqrt(16)\nprint(result)",
+            "import json, datetime, re\nprint(datetime.datetime.strptime('2020', '%Y').year, json.dumps([1]))",
+            "import time\nprint(time.strptime('2020', '%Y').tm_year)",
+            "from collections.abc import Mapping\nfrom collections import *\nprint(Counter('aab')['a'])",
+            "from dataclasses import dataclass, field\nfrom typing import *\n@dataclass\nclass A:\n    x: int = 1\n    y: \
+             List[int] = field(default_factory=list)\nprint(A(), get_type_hints(A))",
+            "import collections\nP = collections.namedtuple('P', 'x y')\nprint(P(1, 2), getattr(P(1, 2), 'x'), getattr(3, 'no', 4))",
+            "import copy, uuid\nclass A:\n    def __reduce__(self): return A, ()\nprint(type(copy.deepcopy(A())), uuid.UUID(int=1))",
+            "class B:\n    def __init__(self): super().__init__()\nB(); x = 1\nsetattr(B, 'z', 2); print(B.z); delattr(B, 'z')",
+            "from uuid import *\nprint(uuid4())",
+        ] {
+            let ran = run(source);
+            assert_eq!((ran.stderr.as_str(), ran.code), ("", Some(0)), "{source}");
+            assert!(ran.left.unwrap().error.is_none(), "{source}");
+        }
+        for (source, name, says) in [
+            ("import os", "ImportError", "os is not among the modules that may be imported (python/modules)"),
+            ("def f():\n    import os.path\nf()", "ImportError", "(python/modules)"),
+            ("from uuid import os", "ImportError", "uuid.os is not"),
+            ("from uuid import *\nprint(os)", "NameError", "os"),
+            ("import uuid\ngetattr(uuid, 'o' + chr(115))", "AttributeError", "(python/modules)"),
+            ("eval('1')", "NameError", "eval"),
+            ("globals()['__builtins__']['exec']", "KeyError", "exec"),
+            ("__import__('os')", "ImportError", "(python/modules)"),
+            ("globals()['__builtins__']['__imp' + 'ort__']('os')", "ImportError", "(python/modules)"),
+            ("__package__ = 'os'\nfrom . import path", "ImportError", "(python/modules)"),
+            ("print(1)\n().__class__", "AttributeError", "'__class__' may not be used (python/attributes)"),
+            (
+                "class A:\n  def f(self):\n    return [x.__globals__ for x in ()]",
+                "AttributeError",
+                "(python/attributes)",
+            ),
+            ("n = input\nn = '__cla'\ngetattr((), n + 'ss__')", "AttributeError", "(python/attributes)"),
+            (
+                "from typing import get_type_hints\ndef f(x: '__import__(\"os\")'): pass\nget_type_hints(f)",
+                "ImportError",
+                "os",
+            ),
+        ] {
+            let ran = run(source);
+            let error = ran.left.unwrap_or_else(|| panic!("{source}: {}", ran.stderr)).error.unwrap();
+            assert_eq!(error.name, name, "{source}: {error:?}");
+            assert!(error.value.contains(says), "{source}: {error:?}");
+            for own in ["in importing", "in getting", "in hidden", "in check", "in run"] {
+                assert!(!error.traceback.contains(own), "{source}: {}", error.traceback);
+            }
+        }
+        // Control.
+        assert_eq!(super::tests::run("import os\nprint(eval('1'), ().__class__)").stdout, "1 <class 'tuple'>\n");
+    }
+
     #[test]
     fn threads_atexit_and_forks_end_as_after_any_script() {
         let ran = run("import atexit, threading, time, os\n\
@@ -307,7 +415,7 @@ w = {"inner": {3}}
     #[test]
     fn a_gate_that_closes_without_its_line_lets_nothing_run() {
         let run = |line: &str| {
-            let script = format!("exec 3< <(printf '%s' '{line}') 4<<<'print(1)' 5>/dev/null; exec \"$@\"");
+            let script = format!("exec 3< <(printf '%s' '{line}') 4<<<$'\\nprint(1)' 5>/dev/null; exec \"$@\"");
             let out = Command::new("bash").args(["-c", &script, "outer"]).args(argv()).output().unwrap();
             (String::from_utf8(out.stdout).unwrap(), out.status.code())
         };

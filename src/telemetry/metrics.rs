@@ -35,6 +35,11 @@ struct Kind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Rule {
+    rule: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
     code: &'static str,
 }
@@ -57,6 +62,7 @@ pub struct Metrics {
     cached: Family<Tool, Counter>,
     limits: Family<Kind, Counter>,
     refused: Family<Code, Counter>,
+    blocked: Family<Rule, Counter>,
     cpu_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
     live: Gauge,
     waiting: Gauge,
@@ -77,6 +83,7 @@ impl Metrics {
             cached: Family::default(),
             limits: Family::default(),
             refused: Family::default(),
+            blocked: Family::default(),
             cpu_seconds: Counter::default(),
             live: Gauge::default(),
             waiting: Gauge::default(),
@@ -101,6 +108,7 @@ impl Metrics {
             "Requests, and calls of a batch, answered with a problem, by its code",
             metrics.refused.clone(),
         );
+        registry.register("blocked", "Calls refused for their code, by the rule", metrics.blocked.clone());
         registry.register_with_unit(
             "sandbox_cpu",
             "User and system time of all sandboxes",
@@ -135,6 +143,11 @@ impl Metrics {
 
     pub fn refused(&self, code: &'static str) {
         self.refused.get_or_create(&Code { code }).inc();
+    }
+
+    /// `rule`: one of `crate::config::RULES`.
+    pub fn blocked(&self, rule: &str) {
+        self.blocked.get_or_create(&Rule { rule: rule.to_owned() }).inc();
     }
 
     /// For whoever admits calls.
@@ -176,6 +189,7 @@ mod tests {
         metrics.ran("bash", "strict", "exited", 0.01, 0.25);
         metrics.limit_hit("memory");
         metrics.refused("forbidden");
+        metrics.blocked("bash/sudo");
         metrics.admission().admitted(None);
         metrics.admission().admitted(Some(std::time::Duration::from_millis(3)));
         metrics.admission().refused(Refused::OwnQueue);
@@ -188,6 +202,7 @@ mod tests {
             "sandkeep_execution_seconds_count{tool=\"bash\"} 2",
             "sandkeep_limits_hit_total{kind=\"memory\"} 1",
             "sandkeep_refused_total{code=\"forbidden\"} 1",
+            "sandkeep_blocked_total{rule=\"bash/sudo\"} 1",
             "sandkeep_sandbox_cpu_seconds_total 0.75",
             "sandkeep_executions_live 3",
             "sandkeep_executions_waiting 1",

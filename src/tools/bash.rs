@@ -11,6 +11,7 @@ use super::finish::Finished;
 use super::plan::{CODE_BYTES_MAX, Job, STDIN_BYTES_MAX, WorkspaceNeed, bytes_at_most, milliseconds, no_nul};
 use super::schema::{Violation, step};
 use super::version::Version;
+use crate::checks::Language;
 use crate::runtimes::{Runtime, WORKSPACE};
 use crate::spec::{ENV_BYTES_MAX, LimitRequest, Outcome};
 
@@ -108,6 +109,10 @@ impl Tool for Bash {
             workspace: WorkspaceNeed::IfNamed,
             note: Value::Null,
         }
+    }
+
+    fn screened(&self) -> Option<Language> {
+        Some(Language::Bash)
     }
 
     fn shape(&self, finished: Finished) -> Shaped<Output> {

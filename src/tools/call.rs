@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Violation;
+use crate::checks::Blocked;
 use crate::spec::{ExecutionId, Level, LimitRequest, WorkspaceName};
 use crate::wire::client::ClientError;
 
@@ -91,6 +92,9 @@ pub enum CallError {
     Parameters(Vec<Violation>),
     #[error("{0}")]
     Forbidden(String),
+    /// A check of the code itself.
+    #[error("{0}")]
+    Blocked(Blocked),
     #[error("level {level} is not available on this host: {}", .missing.join("; "))]
     LevelUnavailable { level: Level, missing: Vec<String> },
     #[error("{tool} needs {}, and level {level} has none", .needs.text())]

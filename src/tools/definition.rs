@@ -20,6 +20,7 @@ use super::plan::{BoxFuture, FrontWork, Job, Work};
 use super::rooms::Rooms;
 use super::schema::{self, Schema, Violation};
 use super::version::Version;
+use crate::checks::Language;
 use crate::config::Config;
 use crate::spec::{Level, capped};
 
@@ -93,6 +94,11 @@ pub trait Tool: Send + Sync + 'static {
     }
 
     fn job(&self, input: Self::Input) -> Job;
+
+    /// The language of [`Job::code`] where that is the caller's own text, which is looked at before it runs.
+    fn screened(&self) -> Option<Language> {
+        None
+    }
 
     /// From the end of the command to the caller's result.
     fn shape(&self, finished: Finished) -> Shaped<Self::Output>;
@@ -183,6 +189,11 @@ pub trait AnyTool: Send + Sync {
     /// What to do for `parameters`, which have passed the schema.
     fn work(&self, parameters: Map<String, Value>) -> Result<Work, Vec<Violation>>;
 
+    /// See [`Tool::screened`].
+    fn screened(&self) -> Option<Language> {
+        None
+    }
+
     /// Of the command that [`AnyTool::work`] asked for.
     fn shape(&self, finished: Finished) -> Shaped;
 }
@@ -225,6 +236,10 @@ impl<T: Tool> AnyTool for Typed<T> {
         let input: T::Input = read(parameters)?;
         let found = self.tool.check(&input);
         if found.is_empty() { Ok(Work::Command(Box::new(self.tool.job(input)))) } else { Err(found) }
+    }
+
+    fn screened(&self) -> Option<Language> {
+        self.tool.screened()
     }
 
     fn shape(&self, finished: Finished) -> Shaped {

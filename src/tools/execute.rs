@@ -251,10 +251,18 @@ impl Service {
         // A schema's patterns and lengths go over every character, and somebody else's may hold each value against many parts.
         let text = call.text_bytes();
         let work = tool.schema().work(text / VALUE_BYTES + 1);
+        // To follow what a script does takes some times as long as to read it.
+        let text = if tool.screened().is_some() { text.saturating_mul(4) } else { text };
         let (tool, principal, config) = (Arc::clone(tool), principal.clone(), self.config());
-        aside(text.saturating_add(work as usize), move || plan::plan(call, &*tool, &principal, &config, epoch))
-            .await
-            .ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))?
+        let planned =
+            aside(text.saturating_add(work as usize), move || plan::plan(call, &*tool, &principal, &config, epoch));
+        let planned = planned.await;
+        let planned = planned.ok_or_else(|| CallError::Internal("the checks of a call were not finished".into()))?;
+        planned.inspect_err(|error| {
+            if let CallError::Blocked(blocked) = error {
+                self.metrics.blocked(&blocked.rule);
+            }
+        })
     }
 
     /// The same call's run, or a new one.

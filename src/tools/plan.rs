@@ -11,9 +11,10 @@ use super::level;
 use super::principal::Principal;
 use super::schema::Violation;
 use super::workspaces;
+use crate::checks::{self, Language, Script};
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
-use crate::runtimes::{Runtime, WORKSPACE, environment};
+use crate::runtimes::{Runtime, WORKSPACE, environment, python};
 use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits, VolumeUse};
 
 pub(super) const CODE_BYTES_MAX: usize = 1024 * 1024;
@@ -98,7 +99,10 @@ pub(super) fn plan(
         return Err(unsuitable(Needs::Network));
     }
     let asked = (context.cache && tool.about().hints.idempotent).then(|| Value::Object(parameters.clone()));
-    let work = tool.work(parameters).map_err(CallError::Parameters)?;
+    let mut work = tool.work(parameters).map_err(CallError::Parameters)?;
+    if let Work::Command(job) = &mut work {
+        screen(tool, job, level, config)?;
+    }
     let (own, timeout_ms) = match &work {
         Work::Command(job) => (job.limits, job.timeout_ms),
         Work::Front(work) => (LimitRequest::default(), work.timeout_ms),
@@ -145,6 +149,29 @@ pub(super) fn plan(
     let cached = asked
         .map(|parameters| Key::of(epoch, tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
     Ok((Plan { work, env, is_plain, level, request, limits, workspace, cached }, context))
+}
+
+/// Looks at the code that the caller wrote. Code of Python takes along what its interpreter is to refuse.
+fn screen(tool: &dyn AnyTool, job: &mut Job, level: Level, config: &Config) -> Result<(), CallError> {
+    let language = tool.screened();
+    if let Some(language) = language {
+        // Both came as text.
+        let (code, stdin) = (String::from_utf8_lossy(&job.code), String::from_utf8_lossy(&job.stdin));
+        let script = Script { language, code: &code, stdin: &stdin, env: &job.env, cwd: &job.cwd };
+        checks::screen(&script, level, &config.checks).map_err(CallError::Blocked)?;
+    }
+    if job.runtime == Runtime::Python {
+        let found = match language {
+            Some(Language::Python) => checks::restrictions(level, &config.checks),
+            _ => checks::Restrictions::default(),
+        };
+        fn of(one: &Option<(String, Vec<String>)>) -> Option<(&str, &[String])> {
+            one.as_ref().map(|(rule, names)| (rule.as_str(), names.as_slice()))
+        }
+        let (modules, builtins, attributes) = (of(&found.modules), of(&found.builtins), of(&found.attributes));
+        job.code = python::code(&job.code, &python::Restrictions { modules, builtins, attributes });
+    }
+    Ok(())
 }
 
 /// The engine would refuse the whole message; the caller is told which parameter it is.

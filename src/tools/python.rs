@@ -9,6 +9,7 @@ use super::finish::{Finished, ToolError};
 use super::plan::{CODE_BYTES_MAX, Job, WorkspaceNeed, bytes_at_most, milliseconds, no_nul};
 use super::schema::Violation;
 use super::version::Version;
+use crate::checks::Language;
 use crate::runtimes::{Runtime, WORKSPACE, python};
 use crate::spec::{LimitRequest, Outcome, capped};
 
@@ -82,6 +83,10 @@ impl Tool for Python {
             workspace: WorkspaceNeed::IfNamed,
             note: Value::Null,
         }
+    }
+
+    fn screened(&self) -> Option<Language> {
+        Some(Language::Python)
     }
 
     /// The code's own end leaves variables and, after an exception or `sys.exit`, an error; a kill leaves neither.

@@ -16,6 +16,7 @@ use super::principal::Principal;
 use super::registry::{Registered, Registry};
 use super::schema::{Schema, Violation};
 use super::version::Version;
+use crate::checks::Blocked;
 use crate::config::Role;
 use crate::spec::{Enforced, ExecutionId, Level, LimitHit};
 use crate::wire::client::ClientError;
@@ -251,6 +252,13 @@ pub(super) enum StoredError {
     Parameters(Vec<(String, String)>),
     UnknownTool(String),
     Forbidden(String),
+    Blocked {
+        rule: String,
+        about: String,
+        hint: String,
+        line: u32,
+        column: u32,
+    },
     LevelUnavailable {
         level: LevelWire,
         missing: Vec<String>,
@@ -304,6 +312,13 @@ impl From<&CallError> for StoredError {
             CallError::Parameters(all) => Self::Parameters(pairs(all)),
             CallError::UnknownTool(name) => Self::UnknownTool(name.clone()),
             CallError::Forbidden(why) => Self::Forbidden(why.clone()),
+            CallError::Blocked(Blocked { rule, about, hint, line, column }) => Self::Blocked {
+                rule: rule.clone(),
+                about: about.clone(),
+                hint: hint.clone(),
+                line: *line,
+                column: *column,
+            },
             CallError::LevelUnavailable { level, missing } => {
                 Self::LevelUnavailable { level: (*level).into(), missing: missing.clone() }
             }
@@ -342,6 +357,9 @@ impl From<StoredError> for CallError {
             StoredError::Parameters(all) => Self::Parameters(violations(all)),
             StoredError::UnknownTool(name) => Self::UnknownTool(name),
             StoredError::Forbidden(why) => Self::Forbidden(why),
+            StoredError::Blocked { rule, about, hint, line, column } => {
+                Self::Blocked(Blocked { rule, about, hint, line, column })
+            }
             StoredError::LevelUnavailable { level, missing } => {
                 Self::LevelUnavailable { level: Level::from(level), missing }
             }

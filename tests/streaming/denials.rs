@@ -31,7 +31,7 @@ fn in_order(events: &[Event]) -> Vec<String> {
 
 #[test]
 fn the_reply_tells_what_was_refused_and_nothing_is_not_null() {
-    let daemon = Daemon::start("[levels]\nminimal = true\n", &[]);
+    let daemon = Daemon::start("[levels]\nminimal = true\n[checks]\npython = false\n", &[]);
     for level in ["minimal", "standard", "strict"] {
         let at = |body: Value| {
             let mut body = body;
@@ -60,7 +60,7 @@ fn the_reply_tells_what_was_refused_and_nothing_is_not_null() {
 
 #[test]
 fn the_command_line_tells_of_refusals_where_a_command_failed() {
-    let daemon = Daemon::start("", &[]);
+    let daemon = Daemon::start("[checks]\npython = false\n", &[]);
     let stderr = |script: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sandkeep"));
         command.args(["exec", "bash", script]).env("SANDKEEP_SOCKET", daemon.socket());
@@ -73,7 +73,7 @@ fn the_command_line_tells_of_refusals_where_a_command_failed() {
 
 #[test]
 fn events_tell_of_each_rule_once_in_its_place() {
-    let daemon = Daemon::start("", &[]);
+    let daemon = Daemon::start("[checks]\npython = false\n", &[]);
     let mut body = python("say('a'); ptrace(); say('b'); ptrace(); unshare(); say('c')");
     body["context"] = json!({ "execution_id": "refused" });
     let mut follow = Follow::execute(&daemon, &body);

@@ -13,6 +13,7 @@ use super::layer::Caller;
 use super::problem::Problem;
 use super::router;
 use crate::api::findings::{self, CheckBody, HostBody};
+use crate::checks::{self, Rule};
 use crate::config::{Ceilings, Config, EngineName, Role};
 use crate::policy::table::table;
 use crate::spec::{Level, LimitField};
@@ -32,6 +33,8 @@ pub(super) struct Body {
     runtimes: Vec<RuntimeBody>,
     /// The names of the tools.
     tools: Vec<String>,
+    /// What callers' code is refused for before it runs.
+    rules: Vec<RuleBody>,
     /// The names of the engines that `web_search` can ask.
     search_engines: Vec<&'static str>,
     /// Everything that was tried on this host, as `sandkeep doctor` tells it.
@@ -73,6 +76,19 @@ struct LimitBody {
 }
 
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Rule")]
+struct RuleBody {
+    #[schemars(extend("pattern" = "^[a-z]+/[a-z-]+$"))]
+    rule: &'static str,
+    about: &'static str,
+    /// Where it applies.
+    #[schemars(extend("items" = serde_json::json!({ "type": "string", "enum": Level::ALL.map(Level::name) })))]
+    levels: Vec<&'static str>,
+    /// False where the operator has turned it off.
+    on: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Runtime")]
 struct RuntimeBody {
     name: String,
@@ -103,11 +119,21 @@ pub(super) async fn capabilities(
         levels: Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect(),
         runtimes: facts.runtimes.iter().map(runtime).collect(),
         tools: table.newest().map(|tool| tool.about().name.clone()).collect(),
+        rules: checks::rules().iter().map(|r| rule(r, &config)).collect(),
         search_engines: config.search.ready().into_iter().map(EngineName::name).collect(),
         checks: findings::checks(&facts),
     };
     // Strings, booleans and numbers only: this can not fail.
     Ok(json_response(serde_json::to_vec(&body).unwrap_or_default()))
+}
+
+fn rule(rule: &'static Rule, config: &Config) -> RuleBody {
+    RuleBody {
+        rule: &rule.name,
+        about: &rule.about,
+        levels: rule.levels.iter().map(|level| level.name()).collect(),
+        on: checks::is_on(rule, &config.checks),
+    }
 }
 
 fn runtime(r: &RuntimeWire) -> RuntimeBody {

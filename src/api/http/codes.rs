@@ -17,6 +17,11 @@ pub(super) const ALL: &[Code] = &[
     code(400, "malformed_request", "fields are unknown, mistyped or out of range; each is named"),
     code(401, "unauthenticated", "no usable credential"),
     code(403, "forbidden", "the principal may not do this"),
+    code(
+        403,
+        "blocked",
+        "a check of the code refused it before it ran; `rule` names it, `hint` says what would be allowed",
+    ),
     code(404, "not_found", "there is nothing at this path"),
     code(404, "unknown_tool", "there is no such tool, or not in this version"),
     code(404, "unknown_execution", "no execution of this id is under way"),

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::codes;
 use crate::api::identity::Denied;
+use crate::checks::Blocked;
 use crate::spec::{RequestId, capped};
 use crate::tools::RegisterError;
 use crate::tools::Violation;
@@ -32,6 +33,7 @@ pub struct Problem {
     detail: String,
     errors: Vec<Violation>,
     hint: Option<Cow<'static, str>>,
+    blocked: Option<Box<Blocked>>,
     retry_after: Option<Duration>,
 }
 
@@ -54,6 +56,18 @@ pub(super) struct Body9457<'a> {
     /// What would be allowed, or would help.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
+    /// Of `blocked`: the rule that the code meets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[a-z]+/[a-z-]+$"))]
+    rule: Option<&'a str>,
+    /// Of `blocked`: where in the code, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    line: Option<u32>,
+    /// Of `blocked`: in characters, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    column: Option<u32>,
     /// Every place of the request that is wrong, where places are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault<'a>>,
@@ -78,6 +92,7 @@ impl Problem {
             detail: capped(&detail.into(), DETAIL_CHARS_MAX),
             errors: Vec::new(),
             hint: None,
+            blocked: None,
             retry_after: None,
         }
     }
@@ -135,6 +150,7 @@ impl Problem {
     /// The body.
     pub(super) fn encode(&self, request: &RequestId) -> Vec<u8> {
         let words = self.code.replace('_', " ");
+        let blocked = self.blocked.as_deref();
         let body = Body9457 {
             r#type: format!("/problems/{}", self.code.replace('_', "-")),
             title: words,
@@ -142,7 +158,10 @@ impl Problem {
             code: self.code,
             detail: &self.detail,
             request_id: request.as_str(),
-            hint: self.hint.as_deref(),
+            hint: self.hint.as_deref().or(blocked.map(|blocked| blocked.hint.as_str())),
+            rule: blocked.map(|blocked| blocked.rule.as_str()),
+            line: blocked.map(|blocked| blocked.line),
+            column: blocked.map(|blocked| blocked.column),
             errors: self.errors.iter().map(|v| Fault { pointer: &v.pointer, message: &v.message }).collect(),
         };
         // Strings and numbers only: this can not fail.
@@ -195,7 +214,7 @@ impl From<&CallError> for Problem {
             E::Parameters(_) | E::MissingToolchain { .. } | E::LevelUnsuitable { .. } | E::NotConfigured { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            E::Forbidden(_) => StatusCode::FORBIDDEN,
+            E::Forbidden(_) | E::Blocked(_) => StatusCode::FORBIDDEN,
             E::Conflict(_) | E::Ended | E::WorkspaceBusy | E::TooManyWorkspaces { .. } => StatusCode::CONFLICT,
             E::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -216,6 +235,11 @@ impl From<&CallError> for Problem {
             }
             E::MissingToolchain { .. } => Self::new(status, "missing_toolchain", detail),
             E::Forbidden(_) => Self::new(status, "forbidden", detail),
+            E::Blocked(blocked) => {
+                let mut problem = Self::new(status, "blocked", detail);
+                problem.blocked = Some(Box::new(blocked.clone()));
+                problem
+            }
             E::Conflict(_) | E::Ended | E::WorkspaceBusy | E::TooManyWorkspaces { .. } => {
                 Self::new(status, "conflict", detail)
             }

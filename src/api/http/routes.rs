@@ -396,6 +396,7 @@ fn execute_operation() -> Operation {
             "unknown_sandbox",
             "unknown_workspace",
             "conflict",
+            "blocked",
             "invalid_parameters",
             "missing_toolchain",
             "level_unsuitable",
