@@ -405,7 +405,7 @@ fn execute_operation() -> Operation {
             "engine_unavailable",
             "setup_failed",
         ],
-        bytes: None,
+        bytes: &[],
     }
 }
 

@@ -33,8 +33,8 @@ pub(in crate::api::http) struct Operation {
     pub description: &'static str,
     pub parameters: Vec<Value>,
     pub body: Option<Body>,
-    /// The media type of a body that is bytes.
-    pub bytes: Option<&'static str>,
+    /// Media types of a body that is bytes, and may be none.
+    pub bytes: &'static [&'static str],
     pub replies: Vec<Success>,
     /// Of problems, beside those that every operation of its kind can have.
     pub codes: &'static [&'static str],
@@ -114,7 +114,7 @@ impl Operation {
             out.insert("parameters".into(), self.parameters.clone().into());
         }
         if let Some(body) = &self.body {
-            debug_assert!(method == Method::POST && self.bytes.is_none(), "{path}: a body");
+            debug_assert!(method == Method::POST && self.bytes.is_empty(), "{path}: a body");
             let examples: Map<String, Value> =
                 body.examples.iter().map(|(name, value)| (name.clone(), json!({ "value": value }))).collect();
             let mut media = Map::new();
@@ -124,8 +124,10 @@ impl Operation {
             }
             out.insert("requestBody".into(), json!({ "required": true, "content": { JSON: media } }));
         }
-        if let Some(media) = self.bytes {
-            out.insert("requestBody".into(), json!({ "required": true, "content": { media: { "schema": binary() } } }));
+        if !self.bytes.is_empty() {
+            let media = |media: &&str| ((*media).to_owned(), json!({ "schema": binary() }));
+            let content: Map<String, Value> = self.bytes.iter().map(media).collect();
+            out.insert("requestBody".into(), json!({ "required": false, "content": content }));
         }
         out.insert("responses".into(), self.responses(path, parts).into());
         out.into()

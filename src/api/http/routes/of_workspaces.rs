@@ -188,7 +188,7 @@ pub(super) fn all() -> Vec<Route> {
             workspaces::upload,
             Operation {
                 parameters: vec![name(), path()],
-                bytes: Some(BYTES),
+                bytes: &[BYTES],
                 replies: vec![
                     Success::ok("It replaced another.", of::<workspaces::WrittenBody>),
                     Success {
@@ -237,7 +237,7 @@ pub(super) fn all() -> Vec<Route> {
             workspaces::unpack,
             Operation {
                 parameters: vec![name(), below()],
-                bytes: Some(TAR),
+                bytes: &[TAR, BYTES],
                 replies: vec![Success::ok("What was taken, and what was not.", of::<workspaces::UnpackedBody>)],
                 codes: WRITING,
                 ..operation(
