@@ -12,8 +12,10 @@ use super::value::{Origin, Piece, Text, UNKNOWN, absolute, braces, glob};
 
 /// Nested calls, subshells and texts that are scripts: bounds the stack.
 const DEPTH_MAX: usize = 96;
-/// Nodes that are visited, and bytes of text that are made, of any script; and how many more for each byte of it.
-const NODES: usize = 4096;
+/// Nodes that are visited, and bytes of text that are made, of any script; and how many more for each byte of it. A command takes
+/// thirty bytes or so, and loops visit it up to [`TURNS_MAX`] times.
+const NODES: usize = 16_384;
+const BYTES_PER_NODE: usize = 4;
 const BYTES: usize = 1024 * 1024;
 const BYTES_PER_BYTE: usize = 64;
 /// The shell's own IFS.
@@ -76,7 +78,7 @@ impl<'a> Walk<'a> {
 
     /// Everything that `source` does; functions that nothing calls last.
     pub(super) fn whole(&mut self, source: &str, stdin: &Text) {
-        self.nodes = NODES + source.len();
+        self.nodes = NODES + source.len() / BYTES_PER_NODE;
         self.bytes = BYTES + source.len() * BYTES_PER_BYTE;
         let list = parse(source, None);
         self.list(&list, stdin);
