@@ -85,7 +85,7 @@ fn what_a_call_brings_along_is_known() {
 /// On a thread with a small stack: what does not fit is an abort, not a failure.
 #[test]
 fn hostile_text_is_bounded() {
-    const BYTES: usize = 256 * 1024;
+    const BYTES: usize = 64 * 1024;
     let repeated = [
         "$(",
         "\"$(",
