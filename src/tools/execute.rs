@@ -311,8 +311,14 @@ impl Service {
                 return Ok(Begun::Stored(reply));
             }
             let about = reply.tool.about();
-            let mut entry =
-                Entry::new(reply.id.clone(), principal, &about.name, plan.level, reply.agent_id.clone(), following);
+            let mut entry = Entry::new(
+                reply.id.clone(),
+                principal,
+                &about.name,
+                plan.terms.level,
+                reply.agent_id.clone(),
+                following,
+            );
             if let Some(log) = &entry.log {
                 log.end(Ok(Arc::clone(&reply)));
             }
@@ -329,7 +335,8 @@ impl Service {
             what: format!("as many calls of {} as this principal may make", tool.about().name),
             retry_after,
         })?;
-        let mut entry = Entry::new(id, principal, &tool.about().name, plan.level, context.agent_id.clone(), following);
+        let mut entry =
+            Entry::new(id, principal, &tool.about().name, plan.terms.level, context.agent_id.clone(), following);
         let mut share = None;
         if let (Some(spools), Some(stored)) = (&self.spools, stored) {
             share = Some(spools.promise(promised_bytes(&plan, &context, text))?);

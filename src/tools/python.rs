@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::definition::{About, Shaped, Tool};
 use super::finish::{Finished, ToolError};
-use super::plan::{CODE_BYTES_MAX, Job, WorkspaceNeed, bytes_at_most, milliseconds, no_nul};
+use super::plan::{CODE_BYTES_MAX, Job, bytes_at_most, milliseconds, no_nul};
 use super::schema::Violation;
 use super::version::Version;
-use crate::runtimes::{Runtime, WORKSPACE, python};
-use crate::spec::{LimitRequest, Outcome, capped};
+use crate::runtimes::{Runtime, python};
+use crate::spec::{Outcome, capped};
 
 pub(super) struct Python;
 
@@ -71,17 +71,7 @@ impl Tool for Python {
     }
 
     fn job(&self, input: Input) -> Job {
-        Job {
-            timeout_ms: input.timeout.map(milliseconds),
-            limits: LimitRequest::default(),
-            runtime: Runtime::Python,
-            code: input.code.into_bytes(),
-            env: Vec::new(),
-            cwd: WORKSPACE.to_owned(),
-            stdin: Vec::new(),
-            workspace: WorkspaceNeed::IfNamed,
-            note: Value::Null,
-        }
+        Job { timeout_ms: input.timeout.map(milliseconds), ..Job::new(Runtime::Python, input.code.into_bytes()) }
     }
 
     /// The code's own end leaves variables and, after an exception or `sys.exit`, an error; a kill leaves neither.
