@@ -153,7 +153,7 @@ fn what_a_compiler_says_and_how_long_it_may_take() {
         assert_eq!(body["sandbox"]["enforced"]["volumes"][0]["path"], "/program");
     }
     // Warnings are told where it goes on, and what comes out can not be written by what runs.
-    let code = "#include <fcntl.h>\n#include <errno.h>\nint main(void) { int unused; return open(\"/program/main\", O_WRONLY) == -1 && errno == EROFS ? 7 : 8; }";
+    let code = "#include <fcntl.h>\n#include <errno.h>\nint main(void) { int unused; return open(\"/program/x\", O_WRONLY | O_CREAT, 0600) == -1 && (errno == EROFS || errno == EACCES) ? 7 : 8; }";
     let body = ran(&daemon, json!({ "language": "c", "code": code }), strict());
     assert_eq!(body["result"]["exit_code"], 7, "{body}");
     assert!(body["result"]["compile"]["stderr"].as_str().unwrap().contains("unused variable"), "{body}");
@@ -399,5 +399,30 @@ fn a_program_that_is_not_there_is_named_before_anything_runs() {
     assert!(detail.contains("/usr/bin/perl") && detail.contains("the package perl"), "{detail}");
     assert_eq!(ran(&daemon, json!({ "language": "bash", "code": "echo on" }), json!({}))["result"]["stdout"], "on\n");
     nothing_is_left(&daemon);
+    assert!(daemon.stop().1);
+}
+
+#[test]
+fn capabilities_name_languages_with_versions() {
+    if !machine::expect("root") || !has("perl") {
+        return;
+    }
+    let daemon = Daemon::start("", &[]);
+    let body = daemon.request("GET", "/api/v1/capabilities", None).body;
+    let languages = body["languages"].as_array().unwrap();
+    assert_eq!(languages.len(), LANGUAGES.len());
+    for language in languages {
+        let name = language["name"].as_str().unwrap();
+        assert_eq!(language["available"], has(name), "{language}");
+        for program in language["programs"].as_array().unwrap() {
+            assert_eq!(program["version"].is_string(), program["available"] == true, "{program}");
+        }
+    }
+    let perl = languages.iter().find(|l| l["name"] == "perl").unwrap();
+    assert!(perl["programs"][0]["version"].as_str().unwrap().starts_with("This is perl 5"), "{perl}");
+    // Asked once.
+    let began = Instant::now();
+    assert_eq!(daemon.request("GET", "/api/v1/capabilities", None).body["languages"], body["languages"]);
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     assert!(daemon.stop().1);
 }

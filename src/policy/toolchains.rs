@@ -9,10 +9,12 @@ pub struct Toolchain {
     pub program: &'static str,
     /// Debian's, for who has to install it.
     pub package: &'static str,
+    /// What makes it tell its version.
+    pub version: &'static str,
 }
 
 const fn toolchain(name: &'static str, program: &'static str, package: &'static str) -> Toolchain {
-    Toolchain { name, program, package }
+    Toolchain { name, program, package, version: "--version" }
 }
 
 pub const TOOLCHAINS: &[Toolchain] = &[
@@ -23,13 +25,13 @@ pub const TOOLCHAINS: &[Toolchain] = &[
     toolchain("gcc", "/usr/bin/gcc", "gcc"),
     toolchain("g++", "/usr/bin/g++", "g++"),
     toolchain("rustc", "/usr/bin/rustc", "rustc"),
-    toolchain("go", "/usr/bin/go", "golang-go"),
+    Toolchain { version: "version", ..toolchain("go", "/usr/bin/go", "golang-go") },
     toolchain("javac", "/usr/bin/javac", "default-jdk-headless"),
     toolchain("java", "/usr/bin/java", "default-jre-headless"),
     toolchain("ruby", "/usr/bin/ruby", "ruby"),
     toolchain("perl", "/usr/bin/perl", "perl"),
     toolchain("php", "/usr/bin/php", "php-cli"),
-    toolchain("lua", "/usr/bin/lua5.4", "lua5.4"),
+    Toolchain { version: "-v", ..toolchain("lua", "/usr/bin/lua5.4", "lua5.4") },
     toolchain("rscript", "/usr/bin/Rscript", "r-base-core"),
     toolchain("sqlite", "/usr/bin/sqlite3", "sqlite3"),
 ];

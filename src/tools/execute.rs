@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::aside::{aside, off_thread};
 use super::cache::{Cache, Epoch, Key};
 use super::call::{Call, CallError, Context, Once, VALUE_BYTES};
+use super::code::versions::Versions;
 use super::conclusion::{REPLY_OVERHEAD_BYTES, end_on_disk, promised_bytes};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
 use super::finish::{Execution, Reply};
@@ -66,6 +67,7 @@ pub struct Service {
     pub(super) front: Arc<Rooms>,
     pub(super) lookups: Arc<Rooms>,
     pub(super) changes: Arc<Changes>,
+    pub(super) versions: Versions,
     /// Where runs without a caller are kept.
     pub(super) spools: Option<Spools>,
 }
@@ -89,6 +91,7 @@ impl Service {
             front: Rooms::new(FRONT),
             lookups: Rooms::new(LOOKUPS),
             changes: Arc::default(),
+            versions: Versions::default(),
             spools,
         }
     }

@@ -10,7 +10,7 @@ mod attempts;
 mod bash;
 mod cache;
 pub mod call;
-mod code;
+pub mod code;
 mod conclusion;
 pub mod custom;
 pub mod day;

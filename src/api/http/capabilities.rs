@@ -15,7 +15,9 @@ use super::router;
 use crate::api::findings::{self, CheckBody, HostBody};
 use crate::config::{Ceilings, Config, EngineName, Role};
 use crate::policy::table::table;
+use crate::runtimes::Runtime;
 use crate::spec::{Level, LimitField};
+use crate::tools::code::versions::{Found, Program};
 use crate::tools::principal::Principal;
 use crate::wire::{FactsWire, RuntimeWire};
 
@@ -30,6 +32,8 @@ pub(super) struct Body {
     /// From the weakest to the strictest.
     levels: Vec<LevelBody>,
     runtimes: Vec<RuntimeBody>,
+    /// Those of `code_executor`.
+    languages: Vec<LanguageBody>,
     /// The names of the tools.
     tools: Vec<String>,
     /// The names of the engines that `web_search` can ask.
@@ -81,6 +85,29 @@ struct RuntimeBody {
     available: bool,
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Language")]
+struct LanguageBody {
+    name: &'static str,
+    /// Other names for it.
+    aliases: Vec<&'static str>,
+    /// Whether every program that it needs is there.
+    available: bool,
+    programs: Vec<ProgramBody>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Program")]
+struct ProgramBody {
+    /// As seen inside a sandbox.
+    program: &'static str,
+    /// That Debian has it in.
+    package: &'static str,
+    available: bool,
+    /// As it says itself; null where it is not there, or says nothing.
+    version: Option<String>,
+}
+
 pub(super) async fn capabilities(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
@@ -101,7 +128,8 @@ pub(super) async fn capabilities(
         },
         host: findings::host(&facts),
         levels: Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect(),
-        runtimes: facts.runtimes.iter().map(runtime).collect(),
+        runtimes: facts.runtimes.iter().filter(|r| Runtime::by_name(&r.name).is_some()).map(runtime).collect(),
+        languages: state.service.languages(&facts).await.into_iter().map(language).collect(),
         tools: table.newest().map(|tool| tool.about().name.clone()).collect(),
         search_engines: config.search.ready().into_iter().map(EngineName::name).collect(),
         checks: findings::checks(&facts),
@@ -112,6 +140,21 @@ pub(super) async fn capabilities(
 
 fn runtime(r: &RuntimeWire) -> RuntimeBody {
     RuntimeBody { name: r.name.clone(), program: r.program.clone(), available: r.program.is_some() }
+}
+
+fn language(found: Found) -> LanguageBody {
+    let program = |p: Program| ProgramBody {
+        program: p.toolchain.program,
+        package: p.toolchain.package,
+        available: p.available,
+        version: p.version,
+    };
+    LanguageBody {
+        name: found.language.name,
+        aliases: found.language.aliases.into(),
+        available: found.programs.iter().all(|p| p.available),
+        programs: found.programs.into_iter().map(program).collect(),
+    }
 }
 
 fn level(level: Level, facts: &FactsWire, principal: &Principal, config: &Config) -> LevelBody {

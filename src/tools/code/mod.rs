@@ -2,6 +2,7 @@
 
 mod executor;
 mod python;
+pub mod versions;
 
 pub(super) use executor::CodeExecutor;
 pub(super) use python::PythonCodeExecutor;
