@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn every_name_means_one_language_and_every_program_is_known() {
-        let mut names = Vec::new();
+        let mut names: Vec<&str> = Vec::new();
         for language in LANGUAGES {
             names.extend([language.name].iter().chain(language.aliases));
             for step in language.compile.iter().chain([&language.run]) {
