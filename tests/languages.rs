@@ -27,11 +27,11 @@ fn strict() -> Value {
     json!({ "security_level": "strict" })
 }
 
-/// Whether this machine has all that it needs. What was promised and is not there fails.
+/// Whether this machine has what it needs.
 fn has(language: &str) -> bool {
     let language = Language::named(language).unwrap();
     let there = language.toolchains().iter().all(|t| std::path::Path::new(t.program).exists());
-    assert!(there || !machine::promised("languages"), "{} was promised", language.name);
+    assert!(there || !machine::promised("languages"), "the machine promises {} and does not have it", language.name);
     there
 }
 
