@@ -426,3 +426,53 @@ fn capabilities_name_languages_with_versions() {
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     assert!(daemon.stop().1);
 }
+
+#[test]
+fn runs_without_a_caller_come_to_their_end_or_say_that_they_did_not() {
+    if !machine::expect_all(&["root", "gcc"]) || !has("c++") {
+        return;
+    }
+    let daemon = Daemon::start("[levels]\nminimal = true\n", &[]);
+    let begin = |id: &str, parameters: Value, level: &str| {
+        let body = call(parameters, json!({ "execution_id": id, "security_level": level }));
+        assert_eq!(daemon.request("POST", "/api/v1/executions", Some(&body)).status, 202);
+    };
+    let end = |id: &str| {
+        let deadline = Instant::now() + machine::soon(20);
+        loop {
+            // A front that was killed is not there at once.
+            let told = daemon.try_request("GET", &format!("/api/v1/executions/{id}"), None);
+            match told.map(|reply| reply.body) {
+                Some(body) if body["state"] == "ended" => return body,
+                other => assert!(Instant::now() < deadline, "{other:?}\n{}", daemon.log()),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let code = "#include <stdio.h>\nint main(void) { fputs(\"x\", fopen(\"left\", \"w\")); puts(\"ran\"); }";
+    for level in ["minimal", "standard"] {
+        begin(level, json!({ "language": "c", "code": code, "collect": ["*"] }), level);
+        let result = &end(level)["result"]["result"];
+        assert_eq!(
+            (&result["stdout"], &result["files"][0]["path"]),
+            (&json!("ran\n"), &json!("left")),
+            "{level} {result}"
+        );
+    }
+    let events = daemon.try_request("GET", "/api/v1/executions/standard/events", None).unwrap();
+    assert_eq!(events.status, 200);
+
+    begin("long", json!({ "language": "c++", "code": SLOW }), "standard");
+    let deadline = Instant::now() + machine::soon(10);
+    while volumes(&daemon) == 0 {
+        assert!(Instant::now() < deadline, "no compiler:\n{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let front = daemon.children().into_iter().find(|(name, _)| name != "sandkeep-engine").unwrap().1;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(front), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let told = end("long");
+    assert_eq!(told["result"]["error"]["code"], "interrupted", "{told}");
+    daemon.wait_ready();
+    nothing_is_left(&daemon);
+    assert!(daemon.stop().1);
+}

@@ -192,7 +192,7 @@ impl Service {
             Err(refused) => (None, Some(refused), Vec::new(), Default::default(), None),
         };
         let outcome = outcome.map(bounded);
-        let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
+        let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len) + around.bytes();
         let shape = {
             let (tool, outcome) = (Arc::clone(&tool), outcome.clone());
             let (own_code, note) = (job.runtime == Runtime::Files, job.note.clone());

@@ -42,6 +42,7 @@ const COMPILE_WALL_MS: u64 = 60_000;
 const CODE_DIRECTORY: &str = "/tmp";
 /// The sandbox before may still be on its way out when the next one is asked for.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
+const GONE_POLL: Duration = Duration::from_millis(1);
 const ROOM_POLL: Duration = Duration::from_millis(20);
 
 /// Code in a language of the table, and what goes along with it.
@@ -80,6 +81,13 @@ pub(super) struct Phases {
 pub struct Around {
     pub compiled: Option<Compiled>,
     pub collected: Option<Result<Files, ToolError>>,
+}
+
+impl Around {
+    /// Bytes that are still to be made text of.
+    pub(super) fn bytes(&self) -> usize {
+        self.collected.as_ref().and_then(|found| found.as_ref().ok()).map_or(0, |files| files.bytes.len())
+    }
 }
 
 /// The end of a compiler.
@@ -354,6 +362,11 @@ impl Attempt<'_> {
         let terms = Terms { volumes, is_plain: false, ..terms.clone() };
         let attempt = Attempt { terms: &terms, job, part, ..*self };
         let asked = Instant::now();
+        // The one before has its part of the share until nothing of it is left. Two at once would take room that others
+        // were promised.
+        while Arc::strong_count(share) > 1 && asked.elapsed() < ROOM_WAIT && attempt.has_time() {
+            tokio::time::sleep(GONE_POLL).await;
+        }
         loop {
             match attempt.run_in(client.clone(), Box::new(Arc::clone(share))).await {
                 Err(CallError::AtCapacity { .. }) if asked.elapsed() < ROOM_WAIT && attempt.has_time() => {

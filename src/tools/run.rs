@@ -270,7 +270,7 @@ impl Attempt<'_> {
         if client.builds_ahead()
             && self.spool().is_none()
             && self.terms.is_plain
-            && matches!(self.job.runtime, Runtime::Bash | Runtime::Python)
+            && Runtime::ALL.contains(&self.job.runtime)
             && self.terms.volumes.is_empty()
             && let Some(launched) = self.take(client, id, wall_ms).await?
         {
