@@ -426,6 +426,9 @@ fn capabilities_name_languages_with_versions() {
     }
     let perl = languages.iter().find(|l| l["name"] == "perl").unwrap();
     assert!(perl["programs"][0]["version"].as_str().unwrap().starts_with("This is perl 5"), "{perl}");
+    let quick = daemon.request("GET", "/api/v1/capabilities?versions=false", None).body;
+    assert!(quick["languages"].as_array().unwrap().iter().all(|l| l["programs"][0]["version"].is_null()));
+    assert_eq!(daemon.request("GET", "/api/v1/capabilities?versions=no", None).status, 400);
     // Asked once.
     let began = Instant::now();
     assert_eq!(daemon.request("GET", "/api/v1/capabilities", None).body["languages"], body["languages"]);

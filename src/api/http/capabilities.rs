@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -19,7 +19,11 @@ use crate::runtimes::Runtime;
 use crate::spec::{Level, LimitField};
 use crate::tools::code::versions::{Found, Program};
 use crate::tools::principal::Principal;
+use crate::tools::{Violation, step};
 use crate::wire::{FactsWire, RuntimeWire};
+
+/// Whether programs are asked for their versions, which takes a second or two when that is done for the first time.
+pub(super) const VERSIONS: &str = "versions";
 
 /// What this host and this principal can have.
 #[derive(Serialize, JsonSchema)]
@@ -104,14 +108,16 @@ struct ProgramBody {
     /// That Debian has it in.
     package: &'static str,
     available: bool,
-    /// As it says itself; null where it is not there, or says nothing.
+    /// As it says itself; null where it is not there, says nothing, or was not to be asked.
     version: Option<String>,
 }
 
 pub(super) async fn capabilities(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
+    Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Response, Problem> {
+    let with_versions = versions(&query)?;
     let facts = state.service.facts().await?;
     let config = state.service.config();
     let table = state.service.registry().table();
@@ -129,7 +135,7 @@ pub(super) async fn capabilities(
         host: findings::host(&facts),
         levels: Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect(),
         runtimes: facts.runtimes.iter().filter(|r| Runtime::by_name(&r.name).is_some()).map(runtime).collect(),
-        languages: state.service.languages(&facts).await.into_iter().map(language).collect(),
+        languages: state.service.languages(&facts, with_versions).await.into_iter().map(language).collect(),
         tools: table.newest().map(|tool| tool.about().name.clone()).collect(),
         search_engines: config.search.ready().into_iter().map(EngineName::name).collect(),
         checks: findings::checks(&facts),
@@ -140,6 +146,24 @@ pub(super) async fn capabilities(
 
 fn runtime(r: &RuntimeWire) -> RuntimeBody {
     RuntimeBody { name: r.name.clone(), program: r.program.clone(), available: r.program.is_some() }
+}
+
+fn versions(query: &BTreeMap<String, String>) -> Result<bool, Problem> {
+    let mut faults: Vec<Violation> = query
+        .keys()
+        .filter(|name| *name != VERSIONS)
+        .take(16)
+        .map(|name| Violation::new(step(name), "is not a parameter of this path"))
+        .collect();
+    let wanted = match query.get(VERSIONS).map(String::as_str) {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(_) => {
+            faults.push(Violation::new(step(VERSIONS), "must be true or false"));
+            false
+        }
+    };
+    if faults.is_empty() { Ok(wanted) } else { Err(Problem::malformed_request(faults)) }
 }
 
 fn language(found: Found) -> LanguageBody {

@@ -52,13 +52,13 @@ struct Asked {
 
 impl Service {
     /// The languages of the table as `facts` has them.
-    pub async fn languages(self: &Arc<Self>, facts: &FactsWire) -> Vec<Found> {
+    pub async fn languages(self: &Arc<Self>, facts: &FactsWire, with_versions: bool) -> Vec<Found> {
         let has = |t: &Toolchain| facts.runtimes.iter().any(|r| r.name == t.name && r.program.is_some());
         let mut there: Vec<&'static Toolchain> = LANGUAGES.iter().flat_map(Language::toolchains).collect();
         there.retain(|t| has(t));
         there.sort_unstable_by_key(|t| t.name);
         there.dedup();
-        let versions = self.versions_of(&there, facts).await;
+        let versions = if with_versions { self.versions_of(&there, facts).await } else { BTreeMap::new() };
         let program = |toolchain: &'static Toolchain| Program {
             toolchain,
             available: has(toolchain),
@@ -78,7 +78,6 @@ impl Service {
         if let Some(known) = asked.as_ref().filter(|known| known.there == names) {
             return known.versions.clone();
         }
-        // A host that has none but the two runtimes that it always needs has nothing to be asked about.
         let levels = [Level::Standard, Level::Strict, Level::Minimal];
         let can = |level: &Level| facts.levels.iter().any(|l| Level::from(l.level) == *level && l.available);
         let Some(level) = levels.into_iter().find(can).filter(|_| !there.is_empty()) else { return BTreeMap::new() };
