@@ -71,5 +71,5 @@ fn every_example_prints_what_it_says() {
         assert_eq!(stdout, *expected, "{script}\n{stderr}\n{}", daemon.log());
         count += 1;
     }
-    assert_eq!(count, 18);
+    assert_eq!(count, 19);
 }

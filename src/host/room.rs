@@ -6,7 +6,7 @@ use std::path::Path;
 use procfs::Current;
 
 use super::{fences, text};
-use crate::policy::RUNTIMES;
+use crate::policy::{RUNTIMES, TOOLCHAINS};
 use crate::spec::{HostChecks, MemoryChecks, RoomChecks, RuntimeCheck};
 use crate::sys::process::{Resource, hard_limit};
 
@@ -49,10 +49,11 @@ pub(super) fn room(sandboxes: u32, processes: u32) -> RoomChecks {
 }
 
 pub(super) fn runtimes() -> Vec<RuntimeCheck> {
-    let check = |(name, program): &(&str, &str)| RuntimeCheck {
-        name: (*name).to_owned(),
-        program: (*program).to_owned(),
+    let check = |(name, program): (&str, &str)| RuntimeCheck {
+        name: name.to_owned(),
+        program: program.to_owned(),
         found: fences::executable(Path::new(program)),
     };
-    RUNTIMES.iter().map(check).collect()
+    let further = TOOLCHAINS.iter().filter(|t| RUNTIMES.iter().all(|(name, _)| *name != t.name));
+    RUNTIMES.iter().copied().chain(further.map(|t| (t.name, t.program))).map(check).collect()
 }

@@ -6,6 +6,7 @@
 
 pub mod bash;
 mod environment;
+pub mod languages;
 pub mod python;
 
 pub use environment::environment;
@@ -68,6 +69,8 @@ pub enum Runtime {
     Python,
     /// No language: a `wire::files::FileRequest`, which the project's own code inside the sandbox does.
     Files,
+    /// A program of `policy::TOOLCHAINS`, whose command the job has.
+    Toolchain(&'static str),
 }
 
 impl Runtime {
@@ -80,6 +83,7 @@ impl Runtime {
             Runtime::Bash => "bash",
             Runtime::Python => "python",
             Runtime::Files => crate::policy::FILES,
+            Runtime::Toolchain(name) => name,
         }
     }
 
@@ -92,6 +96,7 @@ impl Runtime {
             Runtime::Bash => bash::argv(),
             Runtime::Python => python::argv(),
             Runtime::Files => vec![crate::policy::FILES.to_owned()],
+            Runtime::Toolchain(name) => vec![name.to_owned()],
         }
     }
 

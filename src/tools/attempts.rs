@@ -18,7 +18,7 @@ use super::plan::{FrontWork, Job, Plan, Work};
 use super::recover::Taken;
 use super::registry::Registered;
 use super::rooms::Full;
-use super::run::{Attempt, Ran, cancelled, ended, random};
+use super::run::{Attempt, Part, Ran, cancelled, ended, random};
 use super::spool::Line;
 use crate::runtimes::Runtime;
 use crate::spec::{LimitHit, LimitKind, Outcome, Usage, capped};
@@ -50,22 +50,26 @@ impl Service {
                 return self.answer(listed, (plan, work, lost), context, tool, arrived, deadline).await;
             }
         };
+        if plan.phases.is_some() && matches!(adopted, Some(Taken::Lost)) {
+            return Ok(interrupted(listed, context, tool, arrived));
+        }
         let written = plan.workspace.as_ref().filter(|used| !used.read_only);
         let _writing = written.map(|used| self.changes.writing(&used.volume));
         let mut attempt = Attempt {
             monitor: &self.monitor,
             admission: &self.admission,
-            plan,
+            terms: &plan.terms,
             job,
             deadline,
             entry: &listed.entry,
             number,
+            part: if plan.phases.is_some() { Part::Main } else { Part::Whole },
         };
         let mut backoff = BACKOFF_FIRST;
         let mut no_engine_since = None;
         let ran = loop {
             let result = match adopted.take() {
-                None => attempt.run().await,
+                None => attempt.run_all(plan.phases.as_ref()).await,
                 Some(Taken::Adopted(adopted)) => attempt.adopt(*adopted).await,
                 Some(Taken::Ran(ran)) => Ok(*ran),
                 Some(Taken::Lost) => Err(CallError::Internal("a command was taken for the front's own work".into())),
@@ -120,7 +124,7 @@ impl Service {
             log.started(1, None);
         }
         let began = Instant::now();
-        let own = began + Duration::from_millis(plan.limits.wall_ms);
+        let own = began + Duration::from_millis(plan.terms.limits.wall_ms);
         let deadline = deadline.map_or(own, |deadline| deadline.min(own));
         let mut cancel = entry.cancel.subscribe();
         let _room = self.front.enter(&entry.owner, work.holds).map_err(|full| no_room(full, &entry.owner))?;
@@ -182,13 +186,13 @@ impl Service {
         (attempts, job): (u32, &Job),
         arrived: Instant,
     ) -> Result<Execution, CallError> {
-        let Ran { sandbox, end, stdout, stderr, result } = ran;
+        let Ran { sandbox, end, stdout, stderr, result, around } = ran;
         let (outcome, refused, mut limits_hit, usage, denials) = match end {
             Ok(end) => (Some(end.outcome), None, end.limits_hit, end.usage, end.denials),
             Err(refused) => (None, Some(refused), Vec::new(), Default::default(), None),
         };
         let outcome = outcome.map(bounded);
-        let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len);
+        let bytes = stdout.kept_bytes() + stderr.kept_bytes() + result.as_ref().map_or(0, Vec::len) + around.bytes();
         let shape = {
             let (tool, outcome) = (Arc::clone(&tool), outcome.clone());
             let (own_code, note) = (job.runtime == Runtime::Files, job.note.clone());
@@ -201,7 +205,7 @@ impl Service {
                     (text, None, facts)
                 };
                 let (stderr, stderr_facts) = stderr.into_text();
-                let finished = Finished { outcome, refused, stdout, raw, stderr, note, result };
+                let finished = Finished { outcome, refused, stdout, raw, stderr, note, result, around };
                 (tool.shape(finished), stdout_facts, stderr_facts)
             }
         };
@@ -230,6 +234,29 @@ impl Service {
             sandbox: Some(sandbox),
             denials,
         })
+    }
+}
+
+/// The end of a call of several commands of which an earlier front was at one when it ended.
+fn interrupted(listed: &Listed, context: Context, tool: Registered, arrived: Instant) -> Execution {
+    let message = "the daemon ended while this was under way; how far it came is not known";
+    Execution {
+        id: listed.entry.id.clone(),
+        tool,
+        agent_id: context.agent_id,
+        metadata: context.metadata,
+        result: RawValue::NULL.to_owned(),
+        error: Some(ToolError::new("interrupted", message)),
+        outcome: None,
+        limits_hit: Vec::new(),
+        time: arrived.elapsed(),
+        attempts: 1,
+        cached: false,
+        usage: Usage::default(),
+        stdout: StreamFacts::default(),
+        stderr: StreamFacts::default(),
+        sandbox: None,
+        denials: None,
     }
 }
 

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::definition::{About, Shaped, Tool};
 use super::finish::Finished;
-use super::plan::{CODE_BYTES_MAX, Job, STDIN_BYTES_MAX, WorkspaceNeed, bytes_at_most, milliseconds, no_nul};
+use super::plan::{CODE_BYTES_MAX, Job, STDIN_BYTES_MAX, bytes_at_most, milliseconds, no_nul};
 use super::schema::{Violation, step};
 use super::version::Version;
 use crate::checks::Language;
 use crate::runtimes::{Runtime, WORKSPACE};
-use crate::spec::{ENV_BYTES_MAX, LimitRequest, Outcome};
+use crate::spec::{ENV_BYTES_MAX, Outcome};
 
 const ENV_ENTRIES_MAX: usize = 256;
 const PATH_BYTES_MAX: usize = 4000;
@@ -100,14 +100,10 @@ impl Tool for Bash {
         };
         Job {
             timeout_ms: input.timeout.map(milliseconds),
-            limits: LimitRequest::default(),
-            runtime: Runtime::Bash,
-            code: input.command.into_bytes(),
             env: input.env.into_iter().collect(),
             cwd,
             stdin: input.stdin.into_bytes(),
-            workspace: WorkspaceNeed::IfNamed,
-            note: Value::Null,
+            ..Job::new(Runtime::Bash, input.command.into_bytes())
         }
     }
 

@@ -134,7 +134,7 @@ pub(super) fn keep(reserved: Reserved, reply: &Reply) {
 /// What a run that outlives the daemon may come to on disk.
 pub(super) fn promised_bytes(plan: &Plan, context: &Context, text: usize) -> u64 {
     let attempts = u64::from(context.retry_count) + 1;
-    attempts * (2 * plan.limits.output_bytes + RESULT_BYTES_MAX as u64) + 2 * text as u64
+    attempts * (2 * plan.terms.limits.output_bytes + RESULT_BYTES_MAX as u64) + 2 * text as u64
 }
 
 /// Ended because its caller or the daemon went away: the same call sent again must run, that is what its id is for.

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::aside::{aside, off_thread};
 use super::cache::{Cache, Epoch, Key};
 use super::call::{Call, CallError, Context, Once, VALUE_BYTES};
+use super::code::versions::Versions;
 use super::conclusion::{REPLY_OVERHEAD_BYTES, end_on_disk, promised_bytes};
 use super::custom::{Catalogue, ChangeError, Directories, Watch, from_json};
 use super::finish::{Execution, Reply};
@@ -66,6 +67,7 @@ pub struct Service {
     pub(super) front: Arc<Rooms>,
     pub(super) lookups: Arc<Rooms>,
     pub(super) changes: Arc<Changes>,
+    pub(super) versions: Versions,
     /// Where runs without a caller are kept.
     pub(super) spools: Option<Spools>,
 }
@@ -89,6 +91,7 @@ impl Service {
             front: Rooms::new(FRONT),
             lookups: Rooms::new(LOOKUPS),
             changes: Arc::default(),
+            versions: Versions::default(),
             spools,
         }
     }
@@ -319,8 +322,14 @@ impl Service {
                 return Ok(Begun::Stored(reply));
             }
             let about = reply.tool.about();
-            let mut entry =
-                Entry::new(reply.id.clone(), principal, &about.name, plan.level, reply.agent_id.clone(), following);
+            let mut entry = Entry::new(
+                reply.id.clone(),
+                principal,
+                &about.name,
+                plan.terms.level,
+                reply.agent_id.clone(),
+                following,
+            );
             if let Some(log) = &entry.log {
                 log.end(Ok(Arc::clone(&reply)));
             }
@@ -337,7 +346,8 @@ impl Service {
             what: format!("as many calls of {} as this principal may make", tool.about().name),
             retry_after,
         })?;
-        let mut entry = Entry::new(id, principal, &tool.about().name, plan.level, context.agent_id.clone(), following);
+        let mut entry =
+            Entry::new(id, principal, &tool.about().name, plan.terms.level, context.agent_id.clone(), following);
         let mut share = None;
         if let (Some(spools), Some(stored)) = (&self.spools, stored) {
             share = Some(spools.promise(promised_bytes(&plan, &context, text))?);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::phases::Around;
 use super::registry::Registered;
 
 use crate::spec::{Clock, Denial, Enforced, ExecutionId, Level, LimitHit, Outcome, SandboxId, Usage};
@@ -41,6 +42,8 @@ pub struct Finished {
     pub note: Value,
     /// What came through the runtime's result pipe.
     pub result: Option<Vec<u8>>,
+    /// Of the commands before and after it.
+    pub around: Around,
 }
 
 impl Finished {

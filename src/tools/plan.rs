@@ -8,12 +8,14 @@ use super::cache::{Epoch, Key};
 use super::call::{Call, CallError, Context, Needs};
 use super::definition::{AnyTool, FrontTerms, Shaped};
 use super::level;
+use super::phases::{self, Phases, Source};
 use super::principal::Principal;
 use super::schema::Violation;
 use super::workspaces;
 use crate::checks::{self, Language, Script};
 use crate::config::Config;
 use crate::policy::table::{LimitRefusal, resolve_limits, table};
+use crate::runtimes::languages::Started;
 use crate::runtimes::{Runtime, WORKSPACE, environment, python};
 use crate::spec::{Command, CommandError, Level, LimitField, LimitRequest, Limits, VolumeUse};
 
@@ -63,11 +65,46 @@ pub struct Job {
     pub timeout_ms: Option<u64>,
     /// The most that a call of this tool may have, and what it has where the caller does not say.
     pub limits: LimitRequest,
+    /// What the code is written in, where that is a language of the table.
+    pub source: Option<Box<Source>>,
+    /// The command of such a language.
+    pub started: Option<Started>,
+}
+
+impl Job {
+    /// Of `runtime`, with nothing but its code.
+    pub fn new(runtime: Runtime, code: Vec<u8>) -> Self {
+        Self {
+            runtime,
+            code,
+            env: Vec::new(),
+            cwd: WORKSPACE.to_owned(),
+            stdin: Vec::new(),
+            workspace: WorkspaceNeed::IfNamed,
+            note: Value::Null,
+            timeout_ms: None,
+            limits: LimitRequest::default(),
+            source: None,
+            started: None,
+        }
+    }
 }
 
 /// A job that may run, at a level and within limits that this caller may have.
 pub(super) struct Plan {
     pub work: Work,
+    pub terms: Terms,
+    /// In place of the directory that a command has of its own.
+    pub workspace: Option<VolumeUse>,
+    /// The commands around that of the job, where there are any.
+    pub phases: Option<Phases>,
+    /// Under which a result of the same call may be found; none where it was not asked for or the tool is not idempotent.
+    pub cached: Option<Key>,
+}
+
+/// Under what one command runs.
+#[derive(Debug, Clone)]
+pub(super) struct Terms {
     /// The whole environment.
     pub env: Vec<(String, String)>,
     /// Whether its environment and its place are every command's own.
@@ -76,10 +113,7 @@ pub(super) struct Plan {
     /// As asked for; the engine resolves it again.
     pub request: LimitRequest,
     pub limits: Limits,
-    /// In place of the directory that a command has of its own.
-    pub workspace: Option<VolumeUse>,
-    /// Under which a result of the same call may be found; none where it was not asked for or the tool is not idempotent.
-    pub cached: Option<Key>,
+    pub volumes: Vec<VolumeUse>,
 }
 
 /// Checks everything about `call` that can be known without the engine. Returns the plan and the rest of the call.
@@ -119,12 +153,8 @@ pub(super) fn plan(
         };
         CallError::Request(beyond.into_iter().map(of_the_tool).collect())
     })?;
-    if let Err(refused) = resolve_limits(level, &request, &config.ceilings) {
-        // What the tool has and this level or this host has not is the tool's author's business, not the caller's.
-        for r in refused.iter().filter(|r| context.limits.get(r.field).is_none()) {
-            request.put(r.field, r.asked.clamp(r.least, r.most.max(r.least)));
-        }
-    }
+    // What the tool has and this level or this host has not is the tool's author's business, not the caller's.
+    clamp(&mut request, level, config, &context.limits);
     resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
     let wall_most = table(level).wall_ms.most.min(config.ceilings.wall_ms);
     if let Some(asked) = timeout_ms.filter(|ms| *ms > wall_most) {
@@ -136,8 +166,14 @@ pub(super) fn plan(
         resolve_limits(level, &request, &config.ceilings).map_err(|refused| CallError::Request(named(&refused)))?;
 
     let mut workspace = None;
+    let mut phases = None;
     let (mut env, mut is_plain) = (Vec::new(), true);
-    if let Work::Command(job) = &work {
+    if let Work::Command(job) = &mut work {
+        let named = context.workspace.is_some();
+        if strict && job.source.as_ref().is_some_and(|source| source.writes(named)) {
+            return Err(unsuitable(Needs::WritableWorkspace));
+        }
+        phases = phases::plan(job, (level, limits.memory_bytes), named, config)?;
         env = environment(&config.host.runtime_directories, &job.env);
         check_command(job, &env)?;
         is_plain = job.env.is_empty() && job.cwd == WORKSPACE;
@@ -148,7 +184,18 @@ pub(super) fn plan(
     }
     let cached = asked
         .map(|parameters| Key::of(epoch, tool, principal, &parameters, level, &limits, context.workspace.as_ref()));
-    Ok((Plan { work, env, is_plain, level, request, limits, workspace, cached }, context))
+    let volumes = workspace.iter().cloned().collect();
+    let terms = Terms { env, is_plain, level, request, limits, volumes };
+    Ok((Plan { work, terms, workspace, phases, cached }, context))
+}
+
+/// Lowers what `level` or this host has not, but for what `asked` says itself.
+pub(super) fn clamp(request: &mut LimitRequest, level: Level, config: &Config, asked: &LimitRequest) {
+    if let Err(refused) = resolve_limits(level, request, &config.ceilings) {
+        for r in refused.iter().filter(|r| asked.get(r.field).is_none()) {
+            request.put(r.field, r.asked.clamp(r.least, r.most.max(r.least)));
+        }
+    }
 }
 
 /// Looks at the code that the caller wrote. Code of Python takes along what its interpreter is to refuse.
@@ -259,9 +306,9 @@ mod tests {
         ] {
             let context = Context { limits: limits(limit), ..Context::default() };
             let plan = planned(json!({ "command": "a", "timeout": timeout }), context).unwrap();
-            assert_eq!(plan.limits.wall_ms, wall, "{timeout}");
+            assert_eq!(plan.terms.limits.wall_ms, wall, "{timeout}");
         }
-        assert_eq!(planned(json!({ "command": "a" }), Context::default()).unwrap().limits.wall_ms, 30_000);
+        assert_eq!(planned(json!({ "command": "a" }), Context::default()).unwrap().terms.limits.wall_ms, 30_000);
     }
 
     #[test]

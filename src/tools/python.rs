@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::definition::{About, Shaped, Tool};
 use super::finish::{Finished, ToolError};
-use super::plan::{CODE_BYTES_MAX, Job, WorkspaceNeed, bytes_at_most, milliseconds, no_nul};
+use super::plan::{CODE_BYTES_MAX, Job, bytes_at_most, milliseconds, no_nul};
 use super::schema::Violation;
 use super::version::Version;
 use crate::checks::Language;
-use crate::runtimes::{Runtime, WORKSPACE, python};
-use crate::spec::{LimitRequest, Outcome, capped};
+use crate::runtimes::{Runtime, python};
+use crate::spec::{Outcome, capped};
 
 pub(super) struct Python;
 
@@ -72,17 +72,7 @@ impl Tool for Python {
     }
 
     fn job(&self, input: Input) -> Job {
-        Job {
-            timeout_ms: input.timeout.map(milliseconds),
-            limits: LimitRequest::default(),
-            runtime: Runtime::Python,
-            code: input.code.into_bytes(),
-            env: Vec::new(),
-            cwd: WORKSPACE.to_owned(),
-            stdin: Vec::new(),
-            workspace: WorkspaceNeed::IfNamed,
-            note: Value::Null,
-        }
+        Job { timeout_ms: input.timeout.map(milliseconds), ..Job::new(Runtime::Python, input.code.into_bytes()) }
     }
 
     fn screened(&self) -> Option<Language> {

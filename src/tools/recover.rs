@@ -18,6 +18,7 @@ use super::finish::{Execution, SandboxFacts};
 use super::kept::KEPT_FOR;
 use super::live::{Entry, Following, Listed};
 use super::output::Captured;
+use super::phases::Around;
 use super::replies::{Enter, Reserved};
 use super::run::{Adopted, Ran, destroy};
 use super::spool::{Found, Line, Spool};
@@ -408,5 +409,5 @@ async fn lost(one: &Pending, last: &Building, built: BuiltWire) -> Result<Taken,
     };
     let end = End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage: Usage::default(), denials: None };
     let result = document.into_document();
-    Ok(Taken::Ran(Box::new(Ran { sandbox, end: Ok(end), stdout, stderr, result })))
+    Ok(Taken::Ran(Box::new(Ran { sandbox, end: Ok(end), stdout, stderr, result, around: Around::default() })))
 }

@@ -113,6 +113,8 @@ impl Registry {
         let mut add = |tool| table.add(tool).expect("built-in tools have names of their own");
         add(typed(super::bash::Bash));
         add(typed(super::python::Python));
+        add(typed(super::code::PythonCodeExecutor));
+        add(typed(super::code::CodeExecutor));
         add(typed(super::files::ReadFile));
         add(typed(super::files::WriteFile));
         add(typed(super::files::ListDirectory));

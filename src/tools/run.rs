@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,47 +13,54 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::admission::Admission;
+use super::admission::{Admission, Permit};
 use super::aside::off_thread;
 use super::call::CallError;
 use super::conclusion::note;
-use super::events::Stream;
+use super::events::{Log, Stream};
 use super::fair::Ask;
 use super::finish::{SandboxFacts, ToolError};
 use super::live::Entry;
-use super::output::{Captured, Flood, drain, feed};
-use super::plan::{Job, Plan, in_contracts_unit};
-use super::spool::Line;
+use super::output::Captured;
+use super::phases::Around;
+use super::plan::{Job, Terms, in_contracts_unit};
+use super::spool::{Line, Spool};
+use super::streams::Streams;
 use super::workspaces;
 use crate::runtimes::python::RESULT_BYTES_MAX;
 use crate::runtimes::{Gate, Runtime};
-use crate::spec::{Denial, End, Enforced, Level, Outcome, SandboxId, Usage, capped};
-use crate::wire::client::{Client, ClientError, Exited, Monitor, News, Pending};
+use crate::spec::{Denial, End, Enforced, Level, SandboxId, Usage, VolumeId, capped};
+use crate::wire::client::{Client, ClientError, Exited, Hold, Monitor, Pending};
 use crate::wire::{
     BuiltWire, Create, CreatedWire, Exec, LandlockWire, LifetimeWire, OutcomeWire, Refusal, Reply, Take, Verb, WhyWire,
     code,
 };
 
-/// The engine keeps a command's time; its report of the end may be this late before the engine counts as failed.
-const END_GRACE: Duration = Duration::from_secs(15);
-/// After the end no writer is left, so the pipes end at once; a pipe that does not is given up.
-const EOF_WAIT: Duration = Duration::from_secs(1);
-/// The same where output goes by way of the disk.
-const SPOOLED_EOF_WAIT: Duration = Duration::from_secs(10);
 /// Of a name that the engine or a guest shaped.
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// What every attempt of a call shares.
 pub(super) struct Attempt<'a> {
     pub monitor: &'a Monitor,
-    pub admission: &'a std::sync::Arc<Admission>,
-    pub plan: &'a Plan,
+    pub admission: &'a Arc<Admission>,
+    pub terms: &'a Terms,
     pub job: &'a Job,
     /// Of the whole call.
     pub deadline: Option<Instant>,
     pub entry: &'a Entry,
     /// Which of the call's attempts this is, from 1.
     pub number: u32,
+    pub part: Part,
+}
+
+/// What of a call one command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    /// What the call is about, with others before or after it.
+    Main,
+    /// One of those others: nobody who follows the call is told of it.
+    Side,
 }
 
 /// A sandbox was built.
@@ -63,6 +71,7 @@ pub(super) struct Ran {
     pub stdout: Captured,
     pub stderr: Captured,
     pub result: Option<Vec<u8>>,
+    pub around: Around,
 }
 
 /// A command that an earlier front started, as the engine tells of it.
@@ -86,12 +95,12 @@ struct Begun {
 }
 
 /// The front's ends.
-struct Ours {
-    stdin: Option<Sender>,
+pub(super) struct Ours {
+    pub stdin: Option<Sender>,
     /// None where the engine could not keep it.
-    stdout: Option<Receiver>,
-    stderr: Option<Receiver>,
-    result: Option<Receiver>,
+    pub stdout: Option<Receiver>,
+    pub stderr: Option<Receiver>,
+    pub result: Option<Receiver>,
 }
 
 /// A sandbox on its way, or one that is there.
@@ -102,10 +111,16 @@ enum Launched {
 
 impl Attempt<'_> {
     pub(super) async fn run(&self) -> Result<Ran, CallError> {
+        let (client, permit) = self.room(self.ask()).await?;
+        self.run_in(client, Box::new(permit)).await
+    }
+
+    /// Waits for a share of what there is.
+    pub(super) async fn room(&self, ask: Ask) -> Result<(Client, Permit), CallError> {
         let mut cancel = self.entry.cancel.subscribe();
         let room = async {
             let client = self.monitor.client().await.map_err(CallError::EngineUnavailable)?;
-            let permit = self.admission.admit(&self.entry.owner, self.ask(), client.capacity(), self.deadline).await?;
+            let permit = self.admission.admit(&self.entry.owner, ask, client.capacity(), self.deadline).await?;
             // The engine may have been restarted while this call waited.
             let client = if client.is_alive() {
                 client
@@ -114,24 +129,32 @@ impl Attempt<'_> {
             };
             Ok::<_, CallError>((client, permit))
         };
-        let (client, permit) = tokio::select! {
+        tokio::select! {
             biased;
-            why = cancelled(&mut cancel) => return Err(ended(why)),
-            room = room => room?,
-        };
+            why = cancelled(&mut cancel) => Err(ended(why)),
+            room = room => room,
+        }
+    }
+
+    /// With a share of what there is, which is held until nothing of the sandbox is left.
+    pub(super) async fn run_in(&self, client: Client, share: Hold) -> Result<Ran, CallError> {
+        let mut cancel = self.entry.cancel.subscribe();
         let id = SandboxId::from_random(random()?);
         let wall_ms = self.wall_ms()?;
         let building = || Line::Building {
             attempt: self.number,
             sandbox: id.to_string(),
             instance: client.instance(),
-            memory_bytes: self.plan.limits.memory_bytes,
+            memory_bytes: self.terms.limits.memory_bytes,
         };
-        note(self.entry, building).await?;
-        if let Some(used) = &self.plan.workspace {
-            workspaces::open(&client, &used.volume).await?;
+        self.note(building).await?;
+        for used in &self.terms.volumes {
+            // Whoever needs a scratch volume has opened it.
+            if matches!(used.volume, VolumeId::Workspace { .. }) {
+                workspaces::open(&client, &used.volume).await?;
+            }
         }
-        let mut exited = client.watch(id.as_str(), Box::new(permit)).map_err(CallError::EngineUnavailable)?;
+        let mut exited = client.watch(id.as_str(), share).map_err(CallError::EngineUnavailable)?;
         self.entry.building(&id);
         let launched = tokio::select! {
             biased;
@@ -183,10 +206,10 @@ impl Attempt<'_> {
     }
 
     /// Tells who follows, once for each rule; whoever goes on after a restart tells no other events.
-    async fn tell_denial(&self, denial: Denial) {
-        let Some(log) = self.entry.log.as_ref().filter(|log| log.is_news(&denial)) else { return };
+    pub(super) async fn tell_denial(&self, denial: Denial) {
+        let Some(log) = self.log().filter(|log| log.is_news(&denial)) else { return };
         let line = || Line::Denied { attempt: self.number, denial: denial.clone().into() };
-        match note(self.entry, line).await {
+        match self.note(line).await {
             Ok(()) => log.denied(denial),
             Err(_) => {
                 tracing::warn!(sandbox = ?self.entry.sandbox(), "a denial can not be kept: the reply alone tells of it")
@@ -197,7 +220,7 @@ impl Attempt<'_> {
     /// Where a stream is kept: in memory, and of a run that outlives the daemon on disk, where it goes on with what is there.
     async fn captured(&self, name: &'static str, most: usize) -> Captured {
         let captured = Captured::new(most);
-        let Some(spool) = self.entry.spool.clone() else { return captured };
+        let Some(spool) = self.spool().cloned() else { return captured };
         let number = self.number;
         match off_thread(move || spool.stream(number, name)).await {
             Some(Ok((spooled, content))) => captured.kept_in(spooled, content),
@@ -209,15 +232,28 @@ impl Attempt<'_> {
         }
     }
 
-    fn ask(&self) -> Ask {
+    fn spool(&self) -> Option<&Spool> {
+        self.entry.spool.as_ref().filter(|_| self.part == Part::Whole)
+    }
+
+    fn log(&self) -> Option<&Arc<Log>> {
+        self.entry.log.as_ref().filter(|_| self.part != Part::Side)
+    }
+
+    /// Parts of a call are not taken up again by a later front.
+    async fn note(&self, line: impl FnOnce() -> Line) -> Result<(), CallError> {
+        if self.part == Part::Whole { note(self.entry, line).await } else { Ok(()) }
+    }
+
+    pub(super) fn ask(&self) -> Ask {
         let job = self.job;
-        let env: usize = self.plan.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-        Ask { memory_bytes: self.plan.limits.memory_bytes, text_bytes: job.code.len() + job.stdin.len() + env }
+        let env: usize = self.terms.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        Ask { memory_bytes: self.terms.limits.memory_bytes, text_bytes: job.code.len() + job.stdin.len() + env }
     }
 
     /// What is left for this command.
     fn wall_ms(&self) -> Result<u64, CallError> {
-        let own = self.plan.limits.wall_ms;
+        let own = self.terms.limits.wall_ms;
         let Some(deadline) = self.deadline else { return Ok(own) };
         match deadline.saturating_duration_since(Instant::now()).as_millis() as u64 {
             0 => Err(CallError::AtCapacity {
@@ -232,10 +268,10 @@ impl Attempt<'_> {
     /// else has one built.
     async fn launch(&self, client: &Client, id: &SandboxId, wall_ms: u64) -> Result<Launched, CallError> {
         if client.builds_ahead()
-            && self.entry.spool.is_none()
-            && self.plan.is_plain
-            && self.job.runtime != Runtime::Files
-            && self.plan.workspace.is_none()
+            && self.spool().is_none()
+            && self.terms.is_plain
+            && Runtime::ALL.contains(&self.job.runtime)
+            && self.terms.volumes.is_empty()
             && let Some(launched) = self.take(client, id, wall_ms).await?
         {
             return Ok(launched);
@@ -246,9 +282,9 @@ impl Attempt<'_> {
     async fn take(&self, client: &Client, id: &SandboxId, wall_ms: u64) -> Result<Option<Launched>, CallError> {
         let take = Verb::Take(Take {
             id: id.as_str().to_owned(),
-            level: self.plan.level.into(),
+            level: self.terms.level.into(),
             runtime: self.job.runtime.name().to_owned(),
-            limits: self.plan.request.into(),
+            limits: self.terms.request.into(),
             wall_ms,
         });
         let reply = client.send(take, &[]).await.map_err(CallError::EngineUnavailable)?.reply_with_descriptors().await;
@@ -289,16 +325,16 @@ impl Attempt<'_> {
         let (ours, theirs, argv, runtime) = self.prepare().map_err(no_descriptors)?;
         let create = Verb::Create(Create {
             id: id.as_str().to_owned(),
-            level: self.plan.level.into(),
+            level: self.terms.level.into(),
             runtime: runtime.to_owned(),
-            volumes: self.plan.workspace.iter().map(|used| used.clone().into()).collect(),
-            limits: self.plan.request.into(),
-            lifetime: if self.entry.spool.is_some() { LifetimeWire::Detached } else { LifetimeWire::Call },
+            volumes: self.terms.volumes.iter().map(|used| used.clone().into()).collect(),
+            limits: self.terms.request.into(),
+            lifetime: if self.spool().is_some() { LifetimeWire::Detached } else { LifetimeWire::Call },
         });
         let exec = Verb::Exec(Exec {
             id: id.as_str().to_owned(),
             argv,
-            env: self.plan.env.clone(),
+            env: self.terms.env.clone(),
             cwd: job.cwd.clone(),
             wall_ms,
         });
@@ -314,8 +350,11 @@ impl Attempt<'_> {
         let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from);
         let ((stdin_read, stdin_write), (stdout_read, stdout_write), (stderr_read, stderr_write)) =
             (pipe()?, pipe()?, pipe()?);
-        let invocation = job.runtime.invocation(&job.code)?;
-        let outlives = self.entry.spool.is_some();
+        let invocation = match &job.started {
+            Some(started) => started.invocation(&job.code)?,
+            None => job.runtime.invocation(&job.code)?,
+        };
+        let outlives = self.spool().is_some();
         // Nobody may be there to write what is left of it, so of a run that outlives the front the whole of it goes along.
         let stdin_read = if outlives && !job.stdin.is_empty() { code::sealed(&job.stdin)? } else { stdin_read };
         let mut theirs = vec![stdin_read, stdout_write, stderr_write];
@@ -356,15 +395,15 @@ impl Attempt<'_> {
         };
         if let Ok(Reply::Started { landlock }) = &exec {
             let (attempt, created, landlock) = (self.number, Box::new(created.clone()), landlock.clone());
-            if let Err(error) = note(self.entry, || Line::Started { attempt, created, landlock }).await {
+            if let Err(error) = self.note(|| Line::Started { attempt, created, landlock }).await {
                 destroy(client.clone(), id.clone());
                 return Err(error);
             }
-            if let Some(log) = &self.entry.log {
+            if let Some(log) = self.log() {
                 log.started(self.number, Some(id.clone()));
             }
         }
-        self.attend(client, id, Begun { level: self.plan.level, created, exec, ours }, exited, wall).await
+        self.attend(client, id, Begun { level: self.terms.level, created, exec, ours }, exited, wall).await
     }
 
     /// From the reply to Exec to the end of the command.
@@ -379,8 +418,8 @@ impl Attempt<'_> {
         let Begun { level, created, exec, ours } = begun;
         let mut enforced = Enforced::from(created.enforced);
         let started = Instant::now();
-        let kept = usize::try_from(created.limits.output_bytes.min(self.plan.limits.output_bytes)).unwrap_or(0);
-        let log = self.entry.log.as_ref();
+        let kept = usize::try_from(created.limits.output_bytes.min(self.terms.limits.output_bytes)).unwrap_or(0);
+        let log = self.log();
         // What the project's own code writes is no output of a command's.
         let told = log.filter(|_| self.job.runtime != Runtime::Files);
         let mut stdout = self.captured("stdout", kept).await.told(told, Stream::Stdout);
@@ -421,13 +460,13 @@ impl Attempt<'_> {
         };
         let degraded = created.degraded.iter().take(64).map(|d| capped(d, SHOWN_CHARS_MAX * 2)).collect();
         let sandbox = SandboxFacts { id: id.clone(), level, degraded, enforced };
-        Ok(Ran { sandbox, end, stdout, stderr, result: document.into_document() })
+        Ok(Ran { sandbox, end, stdout, stderr, result: document.into_document(), around: Around::default() })
     }
 
     fn refused(&self, refusal: Refusal) -> CallError {
         match refusal {
             Refusal::LevelUnavailable { missing } => CallError::LevelUnavailable {
-                level: self.plan.level,
+                level: self.terms.level,
                 missing: missing.iter().map(|m| capped(m, SHOWN_CHARS_MAX)).collect(),
             },
             Refusal::LimitRefused { field, most } => {
@@ -537,58 +576,4 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], CallError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|e| CallError::Internal(format!("no random bytes: {e}")))?;
     Ok(bytes)
-}
-
-/// The streams of a running command.
-struct Streams<'a> {
-    attempt: &'a Attempt<'a>,
-    client: &'a Client,
-    id: &'a SandboxId,
-    stdout: &'a mut Captured,
-    stderr: &'a mut Captured,
-    document: &'a mut Captured,
-}
-
-impl Streams<'_> {
-    async fn until_end(self, ours: Ours, exited: &mut Exited, started: Instant, wall: Duration) -> End {
-        let stdin = &self.attempt.job.stdin;
-        let eof_wait = if self.stdout.is_kept_on_disk() { SPOOLED_EOF_WAIT } else { EOF_WAIT };
-        let flood = Flood { client: self.client, sandbox: self.id };
-        let mut streams = pin!(async {
-            tokio::join!(
-                drain(ours.stdout, self.stdout, &flood),
-                drain(ours.stderr, self.stderr, &flood),
-                drain(ours.result, self.document, &flood),
-                feed(ours.stdin, stdin),
-            )
-        });
-        let mut overdue = pin!(tokio::time::sleep(wall + END_GRACE));
-        let mut drained = false;
-        let end = loop {
-            tokio::select! {
-                biased;
-                _ = &mut streams, if !drained => drained = true,
-                news = exited.next() => match news {
-                    Ok(News::Denied(denial)) => self.attempt.tell_denial(denial).await,
-                    Ok(News::Ended(end)) => break Some(*end),
-                    Err(_) => break None,
-                },
-                () = &mut overdue => {
-                    tracing::error!(sandbox = %self.id, "the engine reported no end of a command in time");
-                    destroy(self.client.clone(), self.id.clone());
-                    break None;
-                }
-            }
-        };
-        if !drained && tokio::time::timeout(eof_wait, &mut streams).await.is_err() {
-            tracing::warn!(sandbox = %self.id, "output was still held open after the end of a sandbox");
-        }
-        match end {
-            Some(end) => end.into(),
-            None => {
-                let usage = Usage { wall_us: started.elapsed().as_micros() as u64, ..Usage::default() };
-                End { outcome: Outcome::EngineFault, limits_hit: Vec::new(), usage, denials: None }
-            }
-        }
-    }
 }

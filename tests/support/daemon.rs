@@ -30,20 +30,27 @@ impl Daemon {
 
     /// With more in its environment.
     pub fn start_with(config: &str, environment: &[(&str, &str)]) -> Self {
-        Self::spawn(config, &["--allow-degraded"], environment)
+        Self::spawn(&[], config, &["--allow-degraded"], environment)
     }
 
     /// Without leave to degrade.
     pub fn start_undegraded(config: &str, extra: &[&str]) -> Self {
-        Self::spawn(config, extra, &[])
+        Self::spawn(&[], config, extra, &[])
     }
 
-    fn spawn(config: &str, extra: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// By way of another program, which becomes it.
+    pub fn start_under(prefix: &[&str], config: &str) -> Self {
+        Self::spawn(prefix, config, &["--allow-degraded"], &[])
+    }
+
+    fn spawn(prefix: &[&str], config: &str, extra: &[&str], environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sandkeep.toml");
         std::fs::write(&file, config).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_sandkeepd"))
+        let words = [prefix, &[env!("CARGO_BIN_EXE_sandkeepd")]].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .arg("--state-dir")
             .arg(dir.path())
             .arg("--config")

@@ -70,6 +70,8 @@ fn has(name: &str) -> bool {
             let list = cgroup2().and_then(|m| std::fs::read_to_string(m.join("cgroup.controllers")).ok());
             list.is_some_and(|l| ["memory", "pids", "cpu"].iter().all(|c| l.split_whitespace().any(|w| w == *c)))
         }
+        // Every program that `code_executor` may need, in its place.
+        "languages" => sandkeep::policy::TOOLCHAINS.iter().all(|t| Path::new(t.program).exists()),
         "landlock" => landlock() > 0,
         "landlock-net" => landlock() >= 4,
         "landlock-scopes" => landlock() >= 6,

@@ -57,14 +57,25 @@ pub(super) fn capabilities(reply: &Value) -> String {
         let available = if l["available"] == true { "yes" } else { "no" };
         vec![text(&l["level"]), available.into(), why, sentence(&l["degraded"])]
     };
+    let language = |l: &Value| {
+        let programs = l["programs"].as_array().into_iter().flatten();
+        let told = |p: &Value| match p["available"] == true {
+            true if p["version"].is_null() => text(&p["program"]),
+            true => text(&p["version"]),
+            false => format!("no {} (package {})", text(&p["program"]), text(&p["package"])),
+        };
+        vec![text(&l["name"]), programs.map(told).collect::<Vec<_>>().join("; ")]
+    };
+    let languages = reply["languages"].as_array().into_iter().flatten().map(language).collect();
     let levels = reply["levels"].as_array().into_iter().flatten().map(level).collect();
     format!(
-        "kernel {}, Landlock ABI {}\nsearch engines: {}\n\n{}\n{}",
+        "kernel {}, Landlock ABI {}\nsearch engines: {}\n\n{}\n{}\n{}",
         text(&reply["host"]["kernel"]),
         text(&reply["host"]["landlock_abi"]),
         sentence(&reply["search_engines"]),
         table(&["LEVEL", "AVAILABLE", "WHY NOT", "DEGRADED"], levels),
         table(&["RUNTIME", "PROGRAM"], rows(&reply["runtimes"], &["name", "program"])),
+        table(&["LANGUAGE", "VERSION"], languages),
     )
 }
 

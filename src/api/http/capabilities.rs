@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -16,9 +16,15 @@ use crate::api::findings::{self, CheckBody, HostBody};
 use crate::checks::{self, Rule};
 use crate::config::{Ceilings, Config, EngineName, Role};
 use crate::policy::table::table;
+use crate::runtimes::Runtime;
 use crate::spec::{Level, LimitField};
+use crate::tools::code::versions::{Found, Program};
 use crate::tools::principal::Principal;
+use crate::tools::{Violation, step};
 use crate::wire::{FactsWire, RuntimeWire};
+
+/// Whether programs are asked for their versions, which takes a second or two when that is done for the first time.
+pub(super) const VERSIONS: &str = "versions";
 
 /// What this host and this principal can have.
 #[derive(Serialize, JsonSchema)]
@@ -31,6 +37,8 @@ pub(super) struct Body {
     /// From the weakest to the strictest.
     levels: Vec<LevelBody>,
     runtimes: Vec<RuntimeBody>,
+    /// Those of `code_executor`.
+    languages: Vec<LanguageBody>,
     /// The names of the tools.
     tools: Vec<String>,
     /// What callers' code is refused for before it runs.
@@ -97,10 +105,35 @@ struct RuntimeBody {
     available: bool,
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Language")]
+struct LanguageBody {
+    name: &'static str,
+    /// Other names for it.
+    aliases: Vec<&'static str>,
+    /// Whether every program that it needs is there.
+    available: bool,
+    programs: Vec<ProgramBody>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Program")]
+struct ProgramBody {
+    /// As seen inside a sandbox.
+    program: &'static str,
+    /// That Debian has it in.
+    package: &'static str,
+    available: bool,
+    /// As it says itself; null where it is not there, says nothing, or was not to be asked.
+    version: Option<String>,
+}
+
 pub(super) async fn capabilities(
     State(state): State<router::State>,
     Extension(Caller(principal)): Extension<Caller>,
+    Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Response, Problem> {
+    let with_versions = versions(&query)?;
     let facts = state.service.facts().await?;
     let config = state.service.config();
     let table = state.service.registry().table();
@@ -117,7 +150,8 @@ pub(super) async fn capabilities(
         },
         host: findings::host(&facts),
         levels: Level::ALL.into_iter().map(|l| level(l, &facts, &principal, &config)).collect(),
-        runtimes: facts.runtimes.iter().map(runtime).collect(),
+        runtimes: facts.runtimes.iter().filter(|r| Runtime::by_name(&r.name).is_some()).map(runtime).collect(),
+        languages: state.service.languages(&facts, with_versions).await.into_iter().map(language).collect(),
         tools: table.newest().map(|tool| tool.about().name.clone()).collect(),
         rules: checks::rules().iter().map(|r| rule(r, &config)).collect(),
         search_engines: config.search.ready().into_iter().map(EngineName::name).collect(),
@@ -138,6 +172,39 @@ fn rule(rule: &'static Rule, config: &Config) -> RuleBody {
 
 fn runtime(r: &RuntimeWire) -> RuntimeBody {
     RuntimeBody { name: r.name.clone(), program: r.program.clone(), available: r.program.is_some() }
+}
+
+fn versions(query: &BTreeMap<String, String>) -> Result<bool, Problem> {
+    let mut faults: Vec<Violation> = query
+        .keys()
+        .filter(|name| *name != VERSIONS)
+        .take(16)
+        .map(|name| Violation::new(step(name), "is not a parameter of this path"))
+        .collect();
+    let wanted = match query.get(VERSIONS).map(String::as_str) {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(_) => {
+            faults.push(Violation::new(step(VERSIONS), "must be true or false"));
+            false
+        }
+    };
+    if faults.is_empty() { Ok(wanted) } else { Err(Problem::malformed_request(faults)) }
+}
+
+fn language(found: Found) -> LanguageBody {
+    let program = |p: Program| ProgramBody {
+        program: p.toolchain.program,
+        package: p.toolchain.package,
+        available: p.available,
+        version: p.version,
+    };
+    LanguageBody {
+        name: found.language.name,
+        aliases: found.language.aliases.into(),
+        available: found.programs.iter().all(|p| p.available),
+        programs: found.programs.into_iter().map(program).collect(),
+    }
 }
 
 fn level(level: Level, facts: &FactsWire, principal: &Principal, config: &Config) -> LevelBody {

@@ -231,8 +231,13 @@ fn own() -> Vec<Route> {
                 id: "getCapabilities",
                 tag: "host",
                 summary: "What can be had here, and why not",
+                parameters: vec![in_query(
+                    capabilities::VERSIONS,
+                    json!({ "type": "string", "enum": ["true", "false"] }),
+                    "Whether languages are told with versions; true unless given. Asking the programs takes a second or two once.",
+                )],
                 replies: vec![Success::ok("For this principal, on this host.", of::<capabilities::Body>)],
-                codes: &["engine_unavailable"],
+                codes: &["malformed_request", "engine_unavailable"],
                 ..Operation::default()
             },
         ),

@@ -3,6 +3,7 @@
 use super::super::needs::Requirement;
 use super::super::table::{MIB, table};
 use super::{Finding, Judge, Status};
+use crate::policy::RUNTIMES;
 use crate::spec::{Attempt, LeaseState, Level};
 
 /// Pidfd, channel, cgroup, a connection's share and the five of a command that waits: a detached one keeps three.
@@ -114,7 +115,9 @@ impl Judge<'_> {
             Finding::new(&format!("runtime_{name}"), &format!("Runtime {name}"), status, found, &format!("tool {name}"))
                 .mended_by(format!("apt-get install {package}"))
         };
-        self.checks.runtimes.iter().map(|r| finding(&r.name, &r.program, r.found)).collect()
+        // A language that is not there is no fault of the host.
+        let needed = |name: &str| RUNTIMES.iter().any(|(known, _)| *known == name);
+        self.checks.runtimes.iter().filter(|r| needed(&r.name)).map(|r| finding(&r.name, &r.program, r.found)).collect()
     }
 
     fn docker(&self) -> Finding {

@@ -21,9 +21,8 @@ pub use watch::Watch;
 
 use super::definition::{About, AnyTool, Shaped};
 use super::finish::{Finished, ToolError};
-use super::plan::{Job, STDIN_BYTES_MAX, Work, WorkspaceNeed};
+use super::plan::{Job, STDIN_BYTES_MAX, Work};
 use super::schema::{Schema, Violation};
-use crate::runtimes::WORKSPACE;
 use crate::spec::{LimitRequest, Outcome, capped};
 
 /// Of a tool's own message.
@@ -86,16 +85,10 @@ impl AnyTool for Custom {
         }
         let Manifest { runtime, code, timeout_ms, limits, .. } = &self.manifest;
         Ok(Work::Command(Box::new(Job {
-            runtime: *runtime,
-            code: code.clone().into_bytes(),
-            env: Vec::new(),
-            cwd: WORKSPACE.to_owned(),
             stdin: stdin.into_bytes(),
-            workspace: WorkspaceNeed::IfNamed,
-            note: Value::Null,
-            timeout_ms: None,
             // The tool's own time is a limit as the others are.
             limits: LimitRequest { wall_ms: limits.wall_ms.into_iter().chain(*timeout_ms).min(), ..*limits },
+            ..Job::new(*runtime, code.clone().into_bytes())
         })))
     }
 

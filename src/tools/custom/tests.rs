@@ -129,6 +129,7 @@ fn as_json_faults_are_told_by_pointer() {
 fn shaped(code: i32, stdout: &str, stderr: &str) -> Shaped {
     let custom = Custom::new(read(CALCULATOR).unwrap_or_else(|found| panic!("{found:?}")));
     custom.shape(Finished {
+        around: Default::default(),
         raw: None,
         note: Value::Null,
         outcome: Some(Outcome::Exited { code }),

@@ -11,13 +11,11 @@ pub(crate) use list::Listed;
 pub(super) use read::ReadFile;
 pub(super) use write::WriteFile;
 
-use serde_json::Value;
-
 use super::finish::{Finished, ToolError};
 use super::plan::{Job, WorkspaceNeed, bytes_at_most, no_nul};
 use super::schema::Violation;
-use crate::runtimes::{Runtime, WORKSPACE};
-use crate::spec::{LimitRequest, Outcome, capped};
+use crate::runtimes::Runtime;
+use crate::spec::{Outcome, capped};
 use crate::wire::files::{Answer, FaultKind, FileFault, FileRequest};
 use crate::wire::{from_bytes, to_bytes};
 
@@ -31,16 +29,10 @@ pub(super) fn job(request: &FileRequest, input: Vec<u8>) -> Job {
         FileRequest::Read { .. } | FileRequest::List(_) | FileRequest::Pack { .. } | FileRequest::Collect { .. }
     );
     Job {
-        runtime: Runtime::Files,
-        // A request of strings and numbers always has bytes; one without is refused by its reader.
-        code: to_bytes(request).unwrap_or_default(),
-        env: Vec::new(),
-        cwd: WORKSPACE.to_owned(),
         stdin: input,
         workspace: WorkspaceNeed::Always { read_only },
-        note: Value::Null,
-        timeout_ms: None,
-        limits: LimitRequest::default(),
+        // A request of strings and numbers always has bytes; one without is refused by its reader.
+        ..Job::new(Runtime::Files, to_bytes(request).unwrap_or_default())
     }
 }
 

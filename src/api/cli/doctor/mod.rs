@@ -45,7 +45,7 @@ pub(super) fn doctor(socket: &Path, args: &DoctorArgs, as_json: bool) -> Result<
     let asked = if args.offline {
         Asked::Not
     } else {
-        match Client::new(socket.to_owned())?.ask(Method::GET, "/api/v1/capabilities", None) {
+        match Client::new(socket.to_owned())?.ask(Method::GET, "/api/v1/capabilities?versions=false", None) {
             Ok(reply) => Asked::Told(reply),
             Err(error) => Asked::Failed(error),
         }

@@ -85,7 +85,7 @@ pub(super) fn verify(socket: PathBuf, args: &VerifyArgs, as_json: bool) -> Resul
 fn look(socket: PathBuf, args: &VerifyArgs) -> Result<Report, CliError> {
     let started = Instant::now();
     let client = Client::new(socket.clone())?;
-    let capabilities = client.ask(Method::GET, "/api/v1/capabilities", None)?;
+    let capabilities = client.ask(Method::GET, "/api/v1/capabilities?versions=false", None)?;
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|e| CliError::Runtime(std::io::Error::other(e.to_string())))?;
     let nonce: String = random.iter().map(|b| format!("{b:02x}")).collect();
